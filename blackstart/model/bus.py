@@ -1,0 +1,45 @@
+"""Names and client of the message bus. Everything on it is a hint or a copy: losing it loses nothing."""
+
+from __future__ import annotations
+
+import json
+
+import redis
+
+EVENTS = "events"
+ROUTES = "routes"
+STREAM_SECONDS = 86_400
+TRUST = "/etc/blackstart/trust/ca.pem"
+
+
+def build_stream(build_id: object) -> str:
+    """Return the key of a build's output."""
+    return f"build:{build_id}"
+
+
+def router_key(node: str) -> str:
+    """Return the key in which the router of `node` says what it has applied."""
+    return f"router:{node}"
+
+
+def connect(url: str, ca: str = TRUST) -> redis.Redis:
+    """Return a client that fails within seconds, never hangs. `url` is `rediss://:password@host:port/0`."""
+    tls = {"ssl_ca_certs": ca} if url.startswith("rediss://") else {}
+    return redis.Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_connect_timeout=3,
+        socket_timeout=10,
+        socket_keepalive=True,
+        health_check_interval=30,
+        **tls,
+    )
+
+
+def announce(bus: redis.Redis, kind: str, name: str) -> bool:
+    """Tell listeners to look at the database now. Returns False when the bus did not take it (no harm: they poll)."""
+    try:
+        bus.publish(EVENTS, json.dumps({"kind": kind, "app": name}))
+    except redis.RedisError:
+        return False
+    return True
