@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 EVENTS = "events"
 ROUTES = "routes"
@@ -23,7 +25,11 @@ def router_key(node: str) -> str:
 
 
 def connect(url: str, ca: str = TRUST) -> redis.Redis:
-    """Return a client that fails within seconds, never hangs. `url` is `rediss://:password@host:port/0`."""
+    """Return a client that fails within seconds, never hangs. `url` is `rediss://:password@host:port/0`.
+
+    One retry at once, for a connection that went stale: the client's own default backs off for seconds, and
+    whoever announces something must not wait for a dead bus.
+    """
     tls = {"ssl_ca_certs": ca} if url.startswith("rediss://") else {}
     return redis.Redis.from_url(
         url,
@@ -32,6 +38,7 @@ def connect(url: str, ca: str = TRUST) -> redis.Redis:
         socket_timeout=10,
         socket_keepalive=True,
         health_check_interval=30,
+        retry=Retry(NoBackoff(), 1),
         **tls,
     )
 

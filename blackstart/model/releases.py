@@ -27,6 +27,15 @@ def config_of(session: Session, sealer: Sealer, app: App) -> dict[str, str]:
     return {} if release is None else sealer.open(release.config, str(app.id))
 
 
+def lock_app(session: Session, app: App) -> None:
+    """Wait until no other transaction changes `app`'s releases or formation, and keep others out until this one ends.
+
+    Take it before reading the config (`config_of`) that the next release starts from: else two changes at
+    once start from the same config and one is lost.
+    """
+    session.execute(select(App.id).where(App.id == app.id).with_for_update())
+
+
 def create_release(
     session: Session,
     sealer: Sealer,
@@ -42,7 +51,7 @@ def create_release(
     The app's row is locked, so versions have no gap and no twin. A release without a slug has nothing to
     start and is `succeeded` at once.
     """
-    session.execute(select(App.id).where(App.id == app.id).with_for_update())
+    lock_app(session, app)
     newest = session.scalar(select(func.max(Release.version)).where(Release.app_id == app.id)) or 0
     release = Release(
         id=uuid.uuid4(),
