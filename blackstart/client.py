@@ -1,0 +1,171 @@
+"""A client of the Platform API (Heroku's v3 shape). Every call has a deadline; refusals become PlatformError."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+import httpx
+
+from blackstart.errors import PlatformError
+from blackstart.sources import SourceTarball
+
+ACCEPT = "application/vnd.heroku+json; version=3"
+CALL_SECONDS = 30.0
+UPLOAD_SECONDS = 300.0
+POLL_SECONDS = 0.3
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where an API is: the name in its certificate, and the address and port to connect to."""
+
+    host: str
+    address: str
+    port: int = 443
+
+    def url(self, path: str) -> str:
+        """Return the URL of `path`."""
+        return f"https://{self.address}:{self.port}{path}"
+
+
+class Client:
+    """Talks to the API at `endpoint` with a bearer token, trusting only the CA in `ca`.
+
+    Presigned URLs under the same domain are sent to the same address, so no DNS is needed.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, token: str, ca: Path) -> None:
+        self.endpoint = endpoint
+        self._token = token
+        self._http = httpx.Client(verify=ssl.create_default_context(cafile=str(ca)), timeout=CALL_SECONDS, trust_env=False)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def call(self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None) -> Any:
+        """Return the JSON answer to `method path`. Raises PlatformError with the API's own message."""
+        response = self._request(method, path, body, headers or {})
+        if response.status_code >= 400:
+            raise refused(method, path, response)
+        return response.json() if response.content else None
+
+    def maybe(self, path: str) -> Any:
+        """Return the JSON of GET `path`, or None when there is no such thing."""
+        response = self._request("GET", path, None, {})
+        if response.status_code == 404:
+            return None
+        if response.status_code >= 400:
+            raise refused("GET", path, response)
+        return response.json()
+
+    def upload(self, source: SourceTarball) -> str:
+        """Store a source and return the URL that a build takes."""
+        blob = self.call("POST", "/sources")["source_blob"]
+        url, headers, extensions = self._route(blob["put_url"])
+        response = self._http.put(url, content=source.data, headers=headers, extensions=extensions, timeout=UPLOAD_SECONDS)
+        if response.status_code >= 300:
+            raise refused("PUT", "the source", response)
+        get_url: str = blob["get_url"]
+        return get_url
+
+    def build(self, app: str, source: SourceTarball, *, version: str) -> dict[str, Any]:
+        """Start a build of `source` and return it."""
+        blob = {"url": self.upload(source), "version": version, "checksum": f"SHA256:{source.sha256}"}
+        build: dict[str, Any] = self.call("POST", f"/apps/{app}/builds", {"source_blob": blob})
+        return build
+
+    def output(self, build: dict[str, Any]) -> Iterator[str]:
+        """Yield the text of a build's output as it comes."""
+        url, headers, extensions = self._route(build["output_stream_url"])
+        timeout = httpx.Timeout(CALL_SECONDS, read=120.0)
+        with self._http.stream("GET", url, headers=headers, extensions=extensions, timeout=timeout) as response:
+            yield from response.iter_text()
+
+    def finished_build(self, app: str, build_id: str, *, seconds: float) -> dict[str, Any]:
+        """Return the build when it ended."""
+        return wait_for(
+            lambda: self._ended(self.call("GET", f"/apps/{app}/builds/{build_id}")),
+            f"build {build_id} of {app}",
+            seconds=seconds,
+        )
+
+    def released(self, app: str, version: int | str, *, seconds: float) -> dict[str, Any]:
+        """Return the release when it succeeded or failed."""
+        return wait_for(
+            lambda: self._ended(self.call("GET", f"/apps/{app}/releases/{version}")),
+            f"release v{version} of {app}",
+            seconds=seconds,
+        )
+
+    @staticmethod
+    def _ended(thing: dict[str, Any]) -> dict[str, Any] | None:
+        return thing if thing["status"] in ("succeeded", "failed") else None
+
+    def _request(self, method: str, path: str, body: Any, headers: dict[str, str]) -> httpx.Response:
+        sent = {"Accept": ACCEPT, "Authorization": f"Bearer {self._token}", "Host": self.endpoint.host, **headers}
+        try:
+            return self._http.request(
+                method,
+                self.endpoint.url(path),
+                json=body,
+                headers=sent,
+                extensions={"sni_hostname": self.endpoint.host},
+            )
+        except httpx.HTTPError as error:
+            raise PlatformError(
+                f"the API at {self.endpoint.host} ({self.endpoint.address}:{self.endpoint.port}) did not answer {method} {path}",
+                why=f"{type(error).__name__}: {error}",
+                fix="look at `python3 bootstrap.py status`; run this again when the API answers",
+            ) from error
+
+    def _route(self, url: str) -> tuple[str, dict[str, str], dict[str, str]]:
+        """Return (URL by address, headers, TLS name) for a URL that the API gave out."""
+        parts = urlsplit(url)
+        if parts.hostname is None:
+            raise PlatformError(f"the API gave out a URL without a host: {url[:80]}")
+        ours = parts.hostname.partition(".")[2] == self.endpoint.host.partition(".")[2] and "." in self.endpoint.host
+        if not ours or parts.port is not None:
+            return url, {}, {}
+        there = urlunsplit(parts._replace(netloc=f"{self.endpoint.address}:{self.endpoint.port}"))
+        return there, {"Host": parts.hostname}, {"sni_hostname": parts.hostname}
+
+
+def refused(method: str, path: str, response: httpx.Response) -> PlatformError:
+    """Return the error for a refused request, with the API's id and message when it sent them."""
+    try:
+        body = response.json()
+        why = f"{body['id']}: {body['message']}"
+    except (ValueError, KeyError, TypeError):
+        why = response.text[:300]
+    return PlatformError(f"the API refused {method} {path} ({response.status_code})", why=why)
+
+
+def wait_for(probe: Callable[[], T | None], what: str, *, seconds: float, poll: float = POLL_SECONDS) -> T:
+    """Return the first value of `probe` that is not None. Raises PlatformError when `seconds` are over."""
+    deadline = time.monotonic() + seconds
+    last = "it did not come about"
+    while True:
+        try:
+            value = probe()
+        except PlatformError as error:
+            value, last = None, str(error)
+        if value is not None:
+            return value
+        if time.monotonic() > deadline:
+            raise PlatformError(f"gave up on {what} after {seconds:.0f} s", why=last)
+        time.sleep(poll)

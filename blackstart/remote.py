@@ -1,0 +1,100 @@
+"""Commands on a machine of the inventory, over SSH (paramiko). Vectors in, text out, a deadline always."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import paramiko
+
+from blackstart.errors import HostError
+from blackstart.inventory import Host
+
+CONNECT_SECONDS = 15.0
+COMMAND_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Remote:
+    """An open connection to one host."""
+
+    def __init__(self, host: Host, client: paramiko.SSHClient) -> None:
+        self.host = host
+        self._client = client
+
+    def run(self, argv: list[str], *, stdin: str = "", seconds: float = COMMAND_SECONDS) -> Result:
+        """Run `argv` as root and return its result, whatever the exit code."""
+        sudo = ["sudo", "-n", "--"] if self.host.ssh.get("ssh_user", "root") != "root" else []
+        command = " ".join(shlex.quote(word) for word in [*sudo, *argv])
+        try:
+            input_, output, errors = self._client.exec_command(command, timeout=seconds)
+            input_.write(stdin)
+            input_.channel.shutdown_write()
+            out = output.read().decode(errors="replace")
+            err = errors.read().decode(errors="replace")
+            return Result(code=output.channel.recv_exit_status(), out=out, err=err)
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            raise unreachable(self.host, f"{argv[0]} did not end: {type(error).__name__} {error}") from error
+
+    def check(self, argv: list[str], *, stdin: str = "", seconds: float = COMMAND_SECONDS) -> str:
+        """Run `argv` and return what it printed. Raises HostError when it fails."""
+        result = self.run(argv, stdin=stdin, seconds=seconds)
+        if result.code != 0:
+            raise HostError(
+                f"{self.host.name}: {' '.join(argv[:4])} failed with exit code {result.code}",
+                why=(result.err or result.out).strip()[-1500:],
+            )
+        return result.out
+
+
+@contextlib.contextmanager
+def connected(host: Host) -> Iterator[Remote]:
+    """Open a connection to `host` with the SSH data that pyinfra uses too. Raises HostError."""
+    client = paramiko.SSHClient()
+    known_hosts = host.ssh.get("ssh_known_hosts_file")
+    if known_hosts is not None:
+        with contextlib.suppress(FileNotFoundError):
+            client.load_host_keys(str(known_hosts))
+    else:
+        client.load_system_host_keys()
+    strict = host.ssh.get("ssh_strict_host_key_checking", "accept-new")
+    client.set_missing_host_key_policy(paramiko.AutoAddPolicy() if strict == "accept-new" else paramiko.RejectPolicy())
+    try:
+        client.connect(
+            str(host.ssh.get("ssh_hostname", host.name)),
+            port=int(host.ssh.get("ssh_port", 22)),
+            username=str(host.ssh.get("ssh_user", "root")),
+            key_filename=host.ssh.get("ssh_key"),
+            timeout=CONNECT_SECONDS,
+            banner_timeout=CONNECT_SECONDS,
+            auth_timeout=CONNECT_SECONDS,
+            allow_agent=host.ssh.get("ssh_key") is None,
+            look_for_keys=host.ssh.get("ssh_key") is None,
+        )
+    except (OSError, EOFError, paramiko.SSHException) as error:
+        client.close()
+        raise unreachable(host, f"{type(error).__name__}: {error}") from error
+    try:
+        yield Remote(host, client)
+    finally:
+        client.close()
+
+
+def unreachable(host: Host, why: str) -> HostError:
+    """Return the error for a host that cannot be worked on over SSH."""
+    where = f"{host.ssh.get('ssh_user', 'root')}@{host.ssh.get('ssh_hostname', host.name)}:{host.ssh.get('ssh_port', 22)}"
+    return HostError(
+        f"{host.name} cannot be reached over SSH as {where}",
+        why=why,
+        fix="check that the machine is on, its address, port, user and key in the inventory; then run this again",
+    )

@@ -1,0 +1,184 @@
+"""The operator's state folder: one folder per platform, holding secrets (0600), journal, lock and reports.
+
+    <state>/<platform>/options.json    what `up` was asked for (machines, subnet)
+                       secrets.json    passwords and keys of the platform
+                       token           the operator's API token
+                       ca/             the platform's certificate authority
+                       ssh/            the key and known hosts of local machines
+                       journal.jsonl   what was done, append-only
+                       lock            held while a run changes something
+                       report/         reports of runs
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets as random_secrets
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blackstart.errors import BlackstartError, LockedError
+from blackstart.model.names import NameRefused, platform_name
+from blackstart.model.secrets import new_key, new_token
+
+
+def state_root() -> Path:
+    """Return the folder of all platforms' state: $BLACKSTART_STATE, else XDG's place for state."""
+    chosen = os.environ.get("BLACKSTART_STATE")
+    if chosen:
+        return Path(chosen)
+    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(base) / "blackstart"
+
+
+def write_durably(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Replace `path` by `data` at once: after a crash it holds the old bytes or the new, never a part."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            os.fchmod(stream.fileno(), mode)
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class State:
+    """The state folder of one platform."""
+
+    platform: str
+    folder: Path
+
+    @classmethod
+    def of(cls, platform: str) -> State:
+        """Return the state of `platform`, its folder made when it is missing."""
+        try:
+            folder = state_root() / platform_name(platform)
+        except NameRefused as error:
+            raise BlackstartError(str(error), fix="choose another --platform") from error
+        for needed in (folder, folder / "ca", folder / "ssh", folder / "report"):
+            needed.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return cls(platform=platform, folder=folder)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return the object in `name`, empty when there is no such file."""
+        path = self.folder / name
+        try:
+            text = path.read_text()
+        except FileNotFoundError:
+            return {}
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            raise _damaged(path, str(error)) from error
+        if not isinstance(value, dict):
+            raise _damaged(path, "it is not a JSON object")
+        return value
+
+    def write_json(self, name: str, value: dict[str, Any]) -> None:
+        """Replace `name` durably, readable by its owner only."""
+        write_durably(self.folder / name, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+
+    def remember(self, name: str, key: str, value: Any) -> None:
+        """Set one key of the object in `name`."""
+        self.write_json(name, {**self.read_json(name), key: value})
+
+    def forget(self, name: str) -> None:
+        """Remove the file `name`."""
+        (self.folder / name).unlink(missing_ok=True)
+
+    @property
+    def journal_path(self) -> Path:
+        """Where the journal is."""
+        return self.folder / "journal.jsonl"
+
+    @property
+    def token_path(self) -> Path:
+        """Where the operator's API token is."""
+        return self.folder / "token"
+
+    @property
+    def ca_path(self) -> Path:
+        """Where the platform's CA certificate is."""
+        return self.folder / "ca" / "ca.pem"
+
+    def secrets(self) -> dict[str, str]:
+        """Return the platform's secrets, making those that are missing.
+
+        A secret is made once and then kept: a rerun meets its old volumes with the old passwords.
+        """
+        known = self.read_json("secrets.json")
+        made = {name: maker() for name, maker in _SECRETS.items() if name not in known}
+        if made:
+            known = {**known, **made}
+            self.write_json("secrets.json", known)
+        if not self.token_path.exists() or self.token_path.read_text().strip() != known["api_token"]:
+            write_durably(self.token_path, (known["api_token"] + "\n").encode())
+        return {name: str(value) for name, value in known.items()}
+
+    @contextlib.contextmanager
+    def lock(self, purpose: str) -> Iterator[None]:
+        """Hold the platform's lock. The kernel drops it when this process dies, however it dies."""
+        path = self.folder / "lock"
+        with path.open("a+") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                stream.seek(0)
+                raise LockedError(
+                    f"another run works on the platform {self.platform!r}",
+                    why=f"{path} is held by: {stream.read().strip() or 'a process that just started'}",
+                    fix="wait until it ends, or stop it (Ctrl-C in its terminal); then run this again",
+                ) from error
+            stream.seek(0)
+            stream.truncate()
+            stream.write(f"pid {os.getpid()}, {purpose}\n")
+            stream.flush()
+            yield
+
+
+def _password() -> str:
+    return random_secrets.token_urlsafe(24)
+
+
+_SECRETS = {
+    "secret_key": new_key,
+    "api_token": new_token,
+    "stage0_database_password": _password,
+    "stage0_objects_key": lambda: random_secrets.token_hex(10),
+    "stage0_objects_secret": _password,
+    "stage0_bus_password": _password,
+    "database_password": _password,
+    "objects_key": lambda: random_secrets.token_hex(10),
+    "objects_secret": _password,
+    "bus_password": _password,
+    "backup_passphrase": _password,
+}
+
+
+def _damaged(path: Path, why: str) -> BlackstartError:
+    return BlackstartError(
+        f"{path} is damaged",
+        why=why,
+        fix="restore it from a copy; or, when the platform may be lost, run `down` and `up` again",
+    )

@@ -1,0 +1,199 @@
+"""Operations of our own: each yields nothing when the host is already so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pyinfra import host, inventory
+from pyinfra.api import MaskString, QuoteString, StringCommand, operation
+from pyinfra.api.exceptions import OperationError
+
+from deploys.lib.facts import Components, Engine, EngineNodes, Images, JoinToken, Networks
+
+Commands = Iterator[StringCommand | str]
+WAIT_SECONDS = 60
+
+
+@operation()
+def engine_started(address: str, pool: str) -> Commands:
+    """Make this host the first manager of a new engine.
+
+    + address: the address that other members use, fixed for the engine's life
+    + pool: the network that overlay networks are taken from, e.g. 10.210.0.0/16
+    """
+    if _is_member(host.get_fact(Engine)):
+        host.noop("the engine runs here already")
+        return
+    yield StringCommand(
+        "docker swarm init --cert-expiry 8760h --default-addr-pool-mask-length 24",
+        "--advertise-addr", QuoteString(address),
+        "--default-addr-pool", QuoteString(pool),
+        "> /dev/null",
+    )  # fmt: skip
+
+
+@operation()
+def engine_joined(address: str) -> Commands:
+    """Join this host to the engine as a worker.
+
+    + address: this host's own address
+    """
+    if _is_member(host.get_fact(Engine)):
+        host.noop("this host is a member already")
+        return
+    manager, token = _manager_and_token()
+    yield StringCommand(
+        "docker swarm join --advertise-addr", QuoteString(address),
+        "--token", MaskString(token), QuoteString(f"{manager}:2377"), "> /dev/null",
+    )  # fmt: skip
+
+
+@operation()
+def engine_managers(addresses: list[str]) -> Commands:
+    """Promote the members with `addresses` to managers and wait until each is reachable. Run on a manager.
+
+    + addresses: the members that must be managers; others are left as they are
+    """
+    members = _by_address(host.get_fact(EngineNodes))
+    wanted = [members[address] for address in addresses if address in members]
+    # On a first run the members join in this very run, so the facts do not know them yet: the shell looks again.
+    if len(wanted) == len(addresses) and all(_is_reachable_manager(member) for member in wanted):
+        host.noop("these members are managers already")
+        return
+    yield StringCommand(_for_each_member(addresses, 'docker node promote "$id"'))
+    yield StringCommand(_until_reachable(addresses))
+
+
+@operation()
+def engine_labels(labels: dict[str, str], drained: list[str]) -> Commands:
+    """Label members for the volumes they keep, and drain others. Run on a manager.
+
+    + labels: label → address of the member that has it
+    + drained: addresses of members that run no dyno
+    """
+    members = _by_address(host.get_fact(EngineNodes))
+    changed = False
+    for label, address in labels.items():
+        member = members.get(address)
+        if member is None or member["Spec"].get("Labels", {}).get(label) != "true":
+            changed = True
+            yield StringCommand(_for_each_member([address], f'docker node update --label-add {label}=true "$id" > /dev/null'))
+    for address in drained:
+        member = members.get(address)
+        if member is None or member["Spec"]["Availability"] != "drain":
+            changed = True
+            yield StringCommand(_for_each_member([address], 'docker node update --availability drain "$id" > /dev/null'))
+    if not changed:
+        host.noop("labels and availability are set already")
+
+
+@operation()
+def bridge_network(mtu: int) -> Commands:
+    """Make the bridge through which components leave their node, before the engine makes it with a wrong MTU.
+
+    + mtu: in bytes
+    """
+    if "docker_gwbridge" in (host.get_fact(Networks) or []):
+        host.noop("docker_gwbridge exists already")
+        return
+    yield StringCommand(
+        "docker network create docker_gwbridge --opt com.docker.network.bridge.name=docker_gwbridge",
+        "--opt com.docker.network.bridge.enable_icc=false --opt com.docker.network.bridge.enable_ip_masquerade=true",
+        "--opt", QuoteString(f"com.docker.network.driver.mtu={mtu}"), "> /dev/null",
+    )  # fmt: skip
+
+
+@operation()
+def overlay_network(network: str, mtu: int) -> Commands:
+    """Make the platform's overlay network, which only components join. Run on a manager.
+
+    + network: the platform's name
+    + mtu: in bytes; the outside interface's minus 50 for VXLAN
+    """
+    if network in (host.get_fact(Networks) or []):
+        host.noop("the network exists already")
+        return
+    yield StringCommand(
+        "docker network create --driver overlay --attachable",
+        "--opt", QuoteString(f"com.docker.network.driver.mtu={mtu}"), QuoteString(network), "> /dev/null",
+    )  # fmt: skip
+
+
+@operation()
+def image_loaded(image: str, commands: list[str]) -> Commands:
+    """Load a stack image into the engine.
+
+    + image: the image's full name, which holds its digest
+    + commands: the shell commands that load it
+    """
+    if image in (host.get_fact(Images) or []):
+        host.noop(f"{image} is loaded already")
+        return
+    yield from (StringCommand(command) for command in commands)
+
+
+@operation()
+def components_applied(run: str) -> Commands:
+    """Bring every component up as an app.
+
+    + run: the command line of `blackstart.components` and its file, the verb left out
+    """
+    state = host.get_fact(Components, run=run.format(verb="state"))
+    if state and all(state.values()):
+        host.noop("every component is up as an app already")
+        return
+    yield StringCommand(run.format(verb="apply"))
+
+
+def _is_member(engine: dict[str, Any] | None) -> bool:
+    return engine is not None and engine.get("LocalNodeState") == "active"
+
+
+def _manager_and_token() -> tuple[str, str]:
+    """Return a manager's address and the join token, from whichever host of the inventory is a manager."""
+    for candidate in inventory:
+        token = candidate.get_fact(JoinToken)
+        if token:
+            return str(candidate.get_fact(Engine)["NodeAddr"]), token
+    raise OperationError("no host of the inventory manages the engine: run deploys/stage0.py first")
+
+
+def _by_address(members: list[dict[str, Any]] | None) -> dict[str, dict[str, Any]]:
+    return {_address(member): member for member in members or []}
+
+
+def _address(member: dict[str, Any]) -> str:
+    """A manager's own address is in its ManagerStatus; its Status.Addr may be 0.0.0.0."""
+    manager = member.get("ManagerStatus") or {}
+    return str(manager.get("Addr", "").rpartition(":")[0] or member["Status"]["Addr"])
+
+
+def _is_reachable_manager(member: dict[str, Any]) -> bool:
+    manager = member.get("ManagerStatus") or {}
+    return bool(member["Spec"]["Role"] == "manager" and manager.get("Reachability") == "reachable")
+
+
+_ADDRESS_OF = '{{if .ManagerStatus}}{{.ManagerStatus.Addr}}{{else}}{{.Status.Addr}}{{end}} {{.ID}}'
+
+
+def _for_each_member(addresses: list[str], action: str) -> str:
+    """Return a shell line that runs `action` with $id for the member of each address, and fails when one is missing."""
+    find = f"docker node ls -q | xargs docker node inspect --format '{_ADDRESS_OF}'"
+    lines = []
+    for address in addresses:
+        pattern = address.replace(".", "\\.")
+        lines.append(f"id=$({find} | sed -n 's/^{pattern}\\(:[0-9]*\\)\\{{0,1\\}} //p' | tail -n 1); test -n \"$id\" && {action}")
+    return " && ".join(f"({line})" for line in lines)
+
+
+def _until_reachable(addresses: list[str]) -> str:
+    """Return a shell line that waits until each address is a reachable manager."""
+    checks = " && ".join(
+        f"echo \"$managers\" | grep -qE '^{address}:[0-9]+ reachable$'".replace(".", "\\.") for address in addresses
+    )
+    show = "docker node ls -q | xargs docker node inspect --format '{{if .ManagerStatus}}{{.ManagerStatus.Addr}} {{.ManagerStatus.Reachability}}{{end}}'"
+    return (
+        f"for try in $(seq {WAIT_SECONDS * 2}); do managers=$({show}); if {checks}; then exit 0; fi; sleep 0.5; done; "
+        f"echo 'not every manager became reachable within {WAIT_SECONDS} s:' >&2; echo \"$managers\" >&2; exit 1"
+    )

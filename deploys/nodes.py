@@ -1,0 +1,240 @@
+"""What every machine of the platform has: packages, trust, the engine's daemon, the firewall, the stacks."""
+
+from __future__ import annotations
+
+import ipaddress
+from io import StringIO
+from pathlib import Path
+
+from pyinfra import host
+from pyinfra.api import deploy
+from pyinfra.api.exceptions import DeployError
+from pyinfra.facts.files import File
+from pyinfra.operations import apt, files, server, systemd
+
+from blackstart.platform import BUS_PORT, STAGE0_OBJECTS_PORT, TRUST
+from blackstart.stacks import Stack
+from deploys.lib import facts, operations
+from deploys.lib.context import in_runtime, in_stage0, me, platform
+
+PACKAGES = ["docker.io", "docker-cli", "iptables", "nftables", "ca-certificates"]
+ENGINE_TCP = (2377, 7946)
+FREE_MB = 4000
+VXLAN_BYTES = 50
+DEFAULT_MTU = 1500
+ROUTER_SYSCTL = "net.ipv4.ip_unprivileged_port_start = 80\nnet.ipv4.ip_forward = 1\nnet.ipv4.tcp_keepalive_time = 300\n"
+FOLDERS = (
+    ("/etc/blackstart", "root", "0755"),
+    (TRUST, "root", "0755"),
+    ("/var/lib/blackstart", "root", "0755"),
+    ("/var/lib/blackstart/slugs", "root", "0700"),
+    ("/var/lib/blackstart/router", "10000", "0700"),
+)
+
+
+@deploy("Node")
+def node() -> None:
+    """Everything above, in order."""
+    check()
+    base()
+    trust()
+    engine_daemon()
+    firewall()
+    stacks()
+
+
+@deploy("Checks")
+def check() -> None:
+    """Refuse a host that cannot become a node, before anything is changed on it."""
+    release = host.get_fact(facts.OsRelease) or {}
+    if release.get("ID") != "debian" or release.get("VERSION_ID") not in ("12", "13"):
+        found = release.get("PRETTY_NAME", "an unknown system")
+        raise DeployError(f"{host.name} runs {found}, not Debian 12 or 13: install that, or take the host out of the inventory")
+    free = host.get_fact(facts.FreeMegabytes)
+    if free is not None and free < FREE_MB:
+        raise DeployError(f"{host.name} has {free} MB free below /var/lib and needs {FREE_MB} MB: free some space, then run this again")
+
+
+@deploy("Base")
+def base() -> None:
+    """Folders and packages."""
+    for path, owner, mode in host.loop(FOLDERS):
+        files.directory(name=f"Make {path}", path=path, user=owner, group=owner, mode=mode)
+    if me().settings.apt_mirror is not None:
+        files.put(
+            name="Point apt at the inventory's mirror",
+            src=StringIO(_apt_sources(str(me().settings.apt_mirror))),
+            dest="/etc/apt/sources.list.d/blackstart.sources",
+            user="root",
+            group="root",
+            mode="0644",
+        )
+    apt.packages(
+        name="Install the engine and the firewall",
+        packages=PACKAGES,
+        update=True,
+        cache_time=86400,
+        no_recommends=True,
+        _env={"DEBIAN_FRONTEND": "noninteractive"},
+    )
+
+
+@deploy("Trust")
+def trust() -> None:
+    """The platform's CA and the inventory's extra roots, for the machine and for dynos."""
+    ours = _put("the platform's CA", platform().ca.certificate, f"{TRUST}/ca.pem")
+    also = _put("the platform's CA for the machine", platform().ca.certificate, "/usr/local/share/ca-certificates/blackstart.crt")
+    changes = [ours, also]
+    extra = me().settings.extra_ca_bundle
+    if extra is not None:
+        text = Path(extra).read_text()
+        changes.append(_put("the extra roots", text, "/usr/local/share/ca-certificates/blackstart-extra.crt"))
+    server.shell(
+        name="Collect the trusted roots",
+        commands=[
+            "update-ca-certificates 2>/dev/null",
+            f"install -o root -g root -m 0644 /etc/ssl/certs/ca-certificates.crt {TRUST}/ca-bundle.pem",
+        ],
+        _if=[lambda: any(change.did_change() for change in changes)],
+    )
+
+
+@deploy("Engine daemon")
+def engine_daemon() -> None:
+    """Docker, configured; on a systemd-nspawn machine its cgroups are made writable first."""
+    cgroups = files.put(
+        name="Install the unit that makes cgroups writable",
+        src="templates/node/blackstart-cgroups.service",
+        dest="/etc/systemd/system/blackstart-cgroups.service",
+        user="root",
+        group="root",
+        mode="0644",
+        add_deploy_dir=False,
+    )
+    sysctl = _put("the kernel settings", ROUTER_SYSCTL, "/etc/sysctl.d/60-blackstart.conf")
+    daemon = files.template(
+        name="Configure the engine's daemon",
+        src="templates/node/daemon.json.j2",
+        dest="/etc/docker/daemon.json",
+        user="root",
+        group="root",
+        mode="0644",
+        bridge_address=_bridge_address(str(me().settings.dyno_network)),
+        mtu=_mtu(),
+    )
+    server.shell(
+        name="Apply the engine's configuration",
+        commands=[
+            "sysctl -q -p /etc/sysctl.d/60-blackstart.conf",
+            "systemctl daemon-reload",
+            "systemctl enable --now --quiet blackstart-cgroups.service",
+            "systemctl restart docker.service",
+            "systemctl enable --quiet docker.service",
+        ],
+        _if=[lambda: any(change.did_change() for change in (cgroups, sysctl, daemon))],
+    )
+
+
+@deploy("Firewall")
+def firewall() -> None:
+    """Who may reach the node, and what dynos may reach."""
+    data = _firewall_data()
+    changes = [
+        files.template(
+            name=f"Write {name}",
+            src=f"templates/node/{name}.j2",
+            dest=f"/etc/blackstart/{name}",
+            user="root",
+            group="root",
+            mode="0644",
+            **data,
+        )
+        for name in host.loop(("firewall.nft", "docker-user.rules"))
+    ]
+    changes.append(
+        files.put(
+            name="Install the firewall's unit",
+            src="templates/node/blackstart-firewall.service",
+            dest="/etc/systemd/system/blackstart-firewall.service",
+            user="root",
+            group="root",
+            mode="0644",
+            add_deploy_dir=False,
+        )
+    )
+    server.shell(
+        name="Load the firewall",
+        commands=[
+            "systemctl daemon-reload",
+            "systemctl enable --quiet blackstart-firewall.service",
+            "systemctl restart blackstart-firewall.service",
+        ],
+        _if=[lambda: any(change.did_change() for change in changes)],
+    )
+    systemd.service(name="Keep the firewall loaded", service="blackstart-firewall.service", running=True, enabled=True)
+
+
+@deploy("Stacks")
+def stacks() -> None:
+    """The images that dynos run on. The stage-0 machine builds nothing, so it needs only the run stack."""
+    operations.bridge_network(name="Make the components' bridge", mtu=_mtu())
+    wanted = (platform().stacks.run,) if in_stage0() else (platform().stacks.run, platform().stacks.build)
+    for stack in host.loop(wanted):
+        _stack(stack)
+
+
+def _stack(stack: Stack) -> None:
+    """Load one stack; its file is uploaded unless the machine sees this host's cache."""
+    if stack.name in (host.get_fact(facts.Images) or []):
+        return
+    path = stack.path_on_machine
+    if host.get_fact(File, path=path) is None:
+        path = f"/var/lib/blackstart/{stack.path.name}"
+        files.put(name="Upload the stack", src=str(stack.path), dest=path, user="root", group="root", mode="0644", add_deploy_dir=False)
+    operations.image_loaded(name="Load the stack", image=stack.name, commands=stack.load_commands(path))
+
+
+def _put(what: str, text: str, path: str) -> object:
+    return files.put(name=f"Write {what}", src=StringIO(text), dest=path, user="root", group="root", mode="0644")
+
+
+def _apt_sources(mirror: str) -> str:
+    release = host.get_fact(facts.OsRelease) or {}
+    suite = release["VERSION_CODENAME"]
+    return (
+        f"Types: deb\nURIs: {mirror}\nSuites: {suite} {suite}-updates\nComponents: main\n"
+        "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n"
+    )
+
+
+def _mtu() -> int:
+    return host.get_fact(facts.OutsideMtu) or DEFAULT_MTU
+
+
+def overlay_mtu() -> int:
+    """Return the MTU of overlay networks on this host, in bytes."""
+    return _mtu() - VXLAN_BYTES
+
+
+def _bridge_address(network: str) -> str:
+    """Return the first address of the network, with its prefix length, as Docker's `bip` wants it."""
+    parsed = ipaddress.ip_network(network)
+    return f"{parsed[1]}/{parsed.prefixlen}"
+
+
+def _firewall_data() -> dict[str, object]:
+    inventory = platform().inventory
+    gone = platform().state.read_json("options.json").get("stage0_banned", False)
+    stage0 = inventory.stage0.address
+    nodes = [member.address for member in inventory.nodes]
+    reachable = [] if gone else [(stage0, STAGE0_OBJECTS_PORT)]
+    own = [STAGE0_OBJECTS_PORT] if in_stage0() else []
+    return {
+        "members": nodes if gone and in_runtime() else [stage0, *nodes],
+        "nodes": nodes,
+        "banned": [stage0] if gone and in_runtime() else [],
+        "dyno_may_reach": reachable,
+        "local_tcp": [80, 443, *own],
+        "member_tcp": [*ENGINE_TCP, BUS_PORT, *own],
+        "ssh_port": me().ssh.get("ssh_port", 22),
+    }

@@ -1,0 +1,8 @@
+"""The pivot: writers stop, the state moves from stage 0 to the platform's own stores, the new control plane takes over."""
+
+from deploys import moving
+from deploys.lib.context import in_stage0
+
+if in_stage0():
+    moving.pivot()
+    moving.managers_move()
