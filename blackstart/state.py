@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 import secrets as random_secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -106,6 +107,10 @@ class State:
     def forget(self, name: str) -> None:
         """Remove the file `name`."""
         (self.folder / name).unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the platform's state: its secrets are of no use to anything that is left."""
+        shutil.rmtree(self.folder)
 
     @property
     def journal_path(self) -> Path:

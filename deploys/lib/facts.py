@@ -143,6 +143,18 @@ class Components(FactBase[dict[str, bool] | None]):
         return value
 
 
+class Stage(FactBase[str | None]):
+    """The stage in stage 0's own database (`stage-0`, `moving`, `moved`), None where there is none."""
+
+    def command(self) -> str:
+        """Ask PostgreSQL."""
+        return "runuser -u postgres -- psql -d platform -qtA --command 'SELECT stage FROM platform' 2>/dev/null || true"
+
+    def process(self, output: Iterable[str]) -> str | None:
+        """Return the word."""
+        return "".join(output).strip() or None
+
+
 def _json_or_none(text: str) -> Any:
     try:
         return json.loads(text)

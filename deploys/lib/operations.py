@@ -8,8 +8,9 @@ from typing import Any
 from pyinfra import host, inventory
 from pyinfra.api import MaskString, QuoteString, StringCommand, operation
 from pyinfra.api.exceptions import OperationError
+from pyinfra.facts.files import Directory
 
-from deploys.lib.facts import Components, Engine, EngineNodes, Images, JoinToken, Networks
+from deploys.lib.facts import Components, Engine, EngineNodes, Images, JoinToken, Networks, Stage
 
 Commands = Iterator[StringCommand | str]
 WAIT_SECONDS = 60
@@ -197,3 +198,58 @@ def _until_reachable(addresses: list[str]) -> str:
         f"for try in $(seq {WAIT_SECONDS * 2}); do managers=$({show}); if {checks}; then exit 0; fi; sleep 0.5; done; "
         f"echo 'not every manager became reachable within {WAIT_SECONDS} s:' >&2; echo \"$managers\" >&2; exit 1"
     )
+
+
+@operation()
+def pivoted(run: str) -> Commands:
+    """Do the pivot, or the rest of it. Run on the stage-0 machine.
+
+    + run: the command line of `blackstart.pivot` and its file, with {verb}
+    """
+    if host.get_fact(Stage) == "moved":
+        host.noop("the pivot is done")
+        return
+    yield StringCommand(run.format(verb="apply"))
+
+
+@operation()
+def engine_demoted(address: str) -> Commands:
+    """Make this manager a worker, once the other managers are reachable.
+
+    + address: this host's address on the engine
+    """
+    engine = host.get_fact(Engine)
+    if engine is None or not engine.get("ControlAvailable"):
+        host.noop("this host manages no engine")
+        return
+    yield StringCommand(_for_each_member([address], 'docker node demote "$id" > /dev/null'))
+    yield StringCommand(
+        "for try in $(seq 120); do test \"$(docker info --format '{{.Swarm.ControlAvailable}}')\" = false && exit 0; sleep 0.5; done; exit 1"
+    )
+
+
+@operation()
+def engine_removed(address: str) -> Commands:
+    """Remove a member from the engine, dead or alive. Run on a manager."""
+    if address not in _by_address(host.get_fact(EngineNodes)):
+        host.noop("it is no member")
+        return
+    yield StringCommand(_for_each_member([address], 'docker node demote "$id" > /dev/null; docker node rm --force "$id" > /dev/null'))
+
+
+@operation()
+def stage0_wiped() -> Commands:
+    """Stop stage 0's services and remove their secrets, their data and this machine's membership."""
+    engine = host.get_fact(Engine)
+    if host.get_fact(Directory, path="/etc/blackstart") is None and not _is_member(engine):
+        host.noop("there is nothing of stage 0 left")
+        return
+    yield StringCommand("systemctl disable --now --quiet blackstart-psmgr.service blackstart-api.service blackstart-objects.service || true")
+    yield StringCommand("systemctl disable --now --quiet postgresql.service redis-server.service 'postgresql@17-main.service' || true")
+    yield StringCommand("docker swarm leave --force > /dev/null 2>&1 || true")
+    yield StringCommand("find /etc/blackstart/stage0 -type f -exec shred -u {} + 2>/dev/null || true")
+    yield StringCommand(
+        "rm -rf /etc/blackstart /opt/blackstart /var/lib/blackstart /var/lib/postgresql/17/main /var/lib/redis"
+        " /etc/systemd/system/blackstart-*.service"
+    )
+    yield StringCommand("systemctl daemon-reload")

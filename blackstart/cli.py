@@ -1,0 +1,239 @@
+"""The command line of bootstrap.py."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from blackstart import __version__, observe
+from blackstart.deploys import run_deploy
+from blackstart.errors import BlackstartError, InventoryError, StopRequested
+from blackstart.inventory import Inventory, load_inventory
+from blackstart.journal import Journal
+from blackstart.platform import Platform
+from blackstart.progress import Progress, error
+from blackstart.providers.options import DEFAULT_NODES, DEFAULT_PLATFORM, DEFAULT_SUBNET, remember_options
+from blackstart.sources import checkout_root, folder_source
+from blackstart.state import State
+from blackstart.status import platform_status, print_status
+from blackstart.steps import Took, run_steps
+from blackstart.up import STEPS, Run, local_provider
+
+LOCAL = "inventories/local.py"
+BUILD_SECONDS = 1200.0
+
+DESCRIPTION = """\
+Blackstart turns bare machines into a platform that runs, compiles and repairs itself as apps on itself.
+
+First time:     sudo python3 bootstrap.py up
+Look at it:     sudo python3 bootstrap.py status
+Your own app:   sudo python3 bootstrap.py deploy hello tests/fixtures/flask
+Remove it all:  sudo python3 bootstrap.py down
+
+Without --inventory it works on machines that it makes on this host. For machines of yours, copy
+inventories/prod.py, name your hosts in it, and give it with --inventory.
+"""
+
+
+def main() -> None:
+    """Run the command and exit with its code."""
+    arguments = _parser().parse_args()
+    os.environ["BLACKSTART_PLATFORM"] = arguments.platform
+    _stop_cleanly()
+    try:
+        code = arguments.command(arguments)
+    except StopRequested as stop:
+        error(str(stop))
+        code = 130
+    except BlackstartError as failure:
+        error(str(failure))
+        code = 1
+    sys.exit(code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bootstrap.py", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    up = _command(commands, "up", "from bare machines to a self-hosted platform; run it again to go on after a failure", _up)
+    up.add_argument("--nodes", type=int, metavar="N", help=f"local machines to run on, 1 to 9 (default {DEFAULT_NODES})")
+    up.add_argument("--subnet", metavar="NET", help=f"a free private /24 for local machines (default {DEFAULT_SUBNET})")
+
+    _command(commands, "status", "what runs, and where", _status)
+    _command(commands, "down", "remove the local machines, their network and the state of the platform", _down)
+
+    deploy = _command(commands, "deploy", "compile and release a folder as an app", _deploy)
+    deploy.add_argument("app", help="the app's name; made when it is not there")
+    deploy.add_argument("folder", type=Path, help="the source")
+
+    api = _command(commands, "api", "call the Platform API: api GET /apps", _api)
+    api.add_argument("method", choices=["GET", "POST", "PUT", "PATCH", "DELETE"])
+    api.add_argument("path", help="for example /apps/hello/formation")
+    api.add_argument("body", nargs="?", help="JSON")
+
+    test = _command(commands, "test", "run the whole test suite, real machines included", _test)
+    test.add_argument("pytest", nargs="*", help="what pytest takes; give options after --")
+    return parser
+
+
+def _command(
+    commands: Any, name: str, text: str, function: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("--inventory", default=LOCAL, metavar="FILE", help=f"a pyinfra inventory (default {LOCAL})")
+    default = os.environ.get("BLACKSTART_PLATFORM", DEFAULT_PLATFORM)
+    parser.add_argument("--platform", default=default, metavar="NAME", help=f"the local platform's name (default {default})")
+    parser.add_argument("--json", action="store_true", help="print JSON on standard output")
+    parser.set_defaults(command=function)
+    return parser
+
+
+def _load(arguments: argparse.Namespace) -> tuple[Inventory, Platform]:
+    inventory = load_inventory(Path(arguments.inventory))
+    return inventory, Platform(inventory=inventory, state=State.of(inventory.platform))
+
+
+def _is_local(arguments: argparse.Namespace) -> bool:
+    return Path(arguments.inventory).resolve() == (checkout_root() / LOCAL).resolve()
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    if _is_local(arguments):
+        remember_options(State.of(arguments.platform), nodes=arguments.nodes, subnet=arguments.subnet)
+    elif arguments.nodes is not None or arguments.subnet is not None:
+        raise InventoryError("--nodes and --subnet are for local machines", fix=f"name the hosts in {arguments.inventory}")
+    inventory, platform = _load(arguments)
+    progress = Progress(quiet=arguments.json)
+    journal = Journal(platform.state.journal_path)
+    provider = local_provider(platform) if _is_local(arguments) else None
+    run = Run(inventory_argument=arguments.inventory, platform=platform, provider=provider, progress=progress)
+    with platform.state.lock("up"):
+        journal.add("up started", version=__version__, inventory=arguments.inventory)
+        took = run_steps(STEPS, run, progress=progress, journal=journal)
+        _remember_times(platform.state, took, progress.elapsed)
+        journal.add("up done", seconds=round(progress.elapsed, 1))
+    status = platform_status(platform)
+    if arguments.json:
+        print(json.dumps(status))
+    else:
+        print_status(status)
+        _print_next(platform)
+    return 0
+
+
+def _remember_times(state: State, took: list[Took], elapsed: float) -> None:
+    """Keep the times of the run that did the work, not of one that found all done."""
+    if any(step.seconds for step in took):
+        steps = [{"name": step.name, "seconds": round(step.seconds, 1)} for step in took]
+        state.write_json("times.json", {"elapsed_s": round(elapsed, 1), "steps": steps})
+
+
+def _print_next(platform: Platform) -> None:
+    node, domain = platform.node_addresses[0], platform.domain
+    flag = "" if platform.name == DEFAULT_PLATFORM else f" --platform {platform.name}"
+    ca, token = platform.state.ca_path, platform.state.token_path
+    print(f"""
+The platform is self-hosted; stage 0 is gone.
+
+  API     https://api.{domain}   (through any router: {", ".join(platform.node_addresses)})
+  Token   {token}
+  CA      {ca}
+
+Deploy your first app:
+
+  python3 bootstrap.py deploy{flag} hello tests/fixtures/flask
+  curl --cacert {ca} --resolve hello.{domain}:443:{node} https://hello.{domain}/
+  python3 bootstrap.py api{flag} PATCH /apps/hello/formation '{{"updates":[{{"type":"web","quantity":3}}]}}'
+  curl --cacert {ca} --resolve api.{domain}:443:{node} -H "Authorization: Bearer $(cat {token})" https://api.{domain}/apps/hello/dynos
+""")
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    _, platform = _load(arguments)
+    status = platform_status(platform)
+    if arguments.json:
+        print(json.dumps(status))
+    else:
+        print_status(status)
+    return 0 if status["stage"] == "self-hosted" and not status["problems"] else 1
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    if not _is_local(arguments):
+        raise InventoryError("down removes local machines only", fix="wipe named hosts yourself: reinstall them")
+    _, platform = _load(arguments)
+    progress = Progress(quiet=arguments.json)
+    with platform.state.lock("down"):
+        removed = local_provider(platform).remove_all(progress.say)
+        platform.state.remove()
+    if arguments.json:
+        print(json.dumps({"removed": removed}))
+    return 0
+
+
+def _deploy(arguments: argparse.Namespace) -> int:
+    if not arguments.folder.is_dir():
+        raise BlackstartError(f"there is no folder {arguments.folder}", fix="name the folder with the app's source")
+    _, platform = _load(arguments)
+    with observe.answering_client(platform) as client:
+        if client.maybe(f"/apps/{arguments.app}") is None:
+            client.call("POST", "/apps", {"name": arguments.app})
+        source = folder_source(arguments.folder)
+        build = client.build(arguments.app, source, version=source.sha256[:12])
+        for text in client.output(build):
+            sys.stderr.write(text)
+            sys.stderr.flush()
+        ended = client.finished_build(arguments.app, build["id"], seconds=BUILD_SECONDS)
+        if ended["status"] != "succeeded":
+            raise BlackstartError(f"{arguments.app} was not built", why="its output is above", fix="correct the source and deploy again")
+        release = client.released(arguments.app, ended["release"]["id"], seconds=BUILD_SECONDS)
+        if release["status"] != "succeeded":
+            raise BlackstartError(f"release v{release['version']} of {arguments.app} failed", why=str(release.get("failure") or ""))
+    if arguments.json:
+        print(json.dumps(release))
+    else:
+        print(f"https://{arguments.app}.{platform.domain}/ serves v{release['version']}")
+    return 0
+
+
+def _api(arguments: argparse.Namespace) -> int:
+    _, platform = _load(arguments)
+    try:
+        body = None if arguments.body is None else json.loads(arguments.body)
+    except ValueError as problem:
+        raise BlackstartError("the body is not JSON", why=str(problem), fix="quote it for the shell: '{\"name\": \"hello\"}'") from problem
+    with observe.answering_client(platform) as client:
+        print(json.dumps(client.call(arguments.method, arguments.path, body), indent=1))
+    return 0
+
+
+def _test(arguments: argparse.Namespace) -> int:
+    progress = Progress()
+    run_deploy("@local", "host", log=lambda text: progress.line("host", text))
+    run_deploy("@local", "host_tests", log=lambda text: progress.line("host", text))
+    return subprocess.call([sys.executable, "-m", "pytest", *arguments.pytest], cwd=checkout_root())
+
+
+def _stop_cleanly() -> None:
+    """Turn Ctrl-C and SIGTERM into StopRequested, so that what was started is ended and the lock is dropped."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise StopRequested(
+            f"stopped by {signal.Signals(number).name}",
+            why="nothing is lost: each step can be run again",
+            fix="run the same command again to go on",
+        )
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)

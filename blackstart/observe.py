@@ -1,0 +1,129 @@
+"""What is really there: the truth that steps verify and `status` prints."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from blackstart.client import Client, Endpoint
+from blackstart.errors import BlackstartError, PlatformError, ProofError
+from blackstart.inventory import Host
+from blackstart.platform import Platform
+from blackstart.remote import connected
+
+
+def node_endpoint(platform: Platform, node: Host) -> Endpoint:
+    """Return the platform's API as the router of `node` serves it."""
+    return Endpoint(host=f"api.{platform.domain}", address=node.address)
+
+
+def node_client(platform: Platform, node: Host) -> Client:
+    """Return a client of the platform's API through the router of `node`."""
+    return Client(node_endpoint(platform, node), token=platform.secrets["api_token"], ca=platform.state.ca_path)
+
+
+def live_platform(platform: Platform) -> dict[str, Any] | None:
+    """Return what the self-hosted API says of the platform, through whichever router answers; None when none does."""
+    if not platform.state.ca_path.exists():
+        return None
+    for node in platform.inventory.nodes:
+        with node_client(platform, node) as client:
+            try:
+                answer: dict[str, Any] = client.call("GET", "/platform")
+            except PlatformError:
+                continue
+            return answer
+    return None
+
+
+def is_self_hosted(platform: Platform) -> bool:
+    """Whether the platform runs its own control plane."""
+    live = live_platform(platform)
+    return live is not None and live["stage"] == "self-hosted"
+
+
+def answering_client(platform: Platform) -> Client:
+    """Return a client through the first router that answers. Raises PlatformError."""
+    for node in platform.inventory.nodes:
+        client = node_client(platform, node)
+        try:
+            client.call("GET", "/platform")
+        except PlatformError:
+            client.close()
+            continue
+        return client
+    raise PlatformError(
+        f"no router of {platform.name} answers for the API",
+        why=f"asked: {', '.join(platform.node_addresses)}",
+        fix="look at `python3 bootstrap.py status`",
+    )
+
+
+@dataclass(frozen=True)
+class EngineSnapshot:
+    """Every running service, task and container: `{kind: {id: start time}}`. Equal snapshots: nothing was re-created."""
+
+    services: dict[str, str]
+    tasks: dict[str, str]
+
+    def lost(self, later: EngineSnapshot) -> list[str]:
+        """Return what this snapshot has and `later` lacks or has with another start."""
+        gone = [f"service {key}" for key, value in self.services.items() if later.services.get(key) != value]
+        return gone + [f"task {key}" for key, value in self.tasks.items() if later.tasks.get(key) != value]
+
+
+def engine_snapshot(manager: Host) -> EngineSnapshot:
+    """Return the engine's services and running tasks with their containers, as `manager` knows them."""
+    with connected(manager) as remote:
+        services = remote.check(["docker", "service", "ls", "-q"]).split()
+        if not services:
+            return EngineSnapshot({}, {})
+        described = json.loads(remote.check(["docker", "service", "inspect", *services]))
+        listed = remote.check(["docker", "service", "ps", "-q", "--no-trunc", "--filter", "desired-state=running", *services]).split()
+        tasks = json.loads(remote.check(["docker", "inspect", "--type", "task", *listed])) if listed else []
+    lasting = [service for service in described if not {"ReplicatedJob", "GlobalJob"} & set(service["Spec"]["Mode"])]
+    return EngineSnapshot(
+        services={service["Spec"]["Name"]: f"{service['ID']} {service['CreatedAt']}" for service in lasting},
+        tasks={
+            task["ID"]: f"{task['Status'].get('ContainerStatus', {}).get('ContainerID')} {task['Status']['Timestamp']}"
+            for task in tasks
+            if task["Status"]["State"] == "running" and task["ServiceID"] in {service["ID"] for service in lasting}
+        },
+    )
+
+
+def engine_managers(node: Host) -> list[str]:
+    """Return the addresses of the engine's reachable managers, as `node` knows them."""
+    with connected(node) as remote:
+        ids = remote.check(["docker", "node", "ls", "-q", "--filter", "role=manager"]).split()
+        members = json.loads(remote.check(["docker", "node", "inspect", *ids]))
+    return sorted(
+        member["ManagerStatus"]["Addr"].rpartition(":")[0]
+        for member in members
+        if member.get("ManagerStatus", {}).get("Reachability") == "reachable"
+    )
+
+
+def engine_member_addresses(node: Host) -> set[str]:
+    """Return the addresses of all members of the engine, as `node` knows them; empty where it manages none."""
+    with connected(node) as remote:
+        result = remote.run(["docker", "node", "ls", "-q"])
+        if result.code != 0:
+            return set()
+        members = json.loads(remote.check(["docker", "node", "inspect", *result.out.split()]))
+    return {(member.get("ManagerStatus") or {}).get("Addr", "").rpartition(":")[0] or member["Status"]["Addr"] for member in members}
+
+
+def require(condition: bool, what: str, *, why: str = "", fix: str = "") -> None:
+    """Raise ProofError unless `condition` holds."""
+    if not condition:
+        raise ProofError(what, why=why, fix=fix)
+
+
+def holds(probe: Any) -> bool:
+    """Whether `probe()` is true; an error means that it is not."""
+    try:
+        return bool(probe())
+    except BlackstartError:
+        return False

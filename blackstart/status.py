@@ -1,0 +1,88 @@
+"""`status`: what runs and where, measured now."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from blackstart import observe
+from blackstart.client import Client
+from blackstart.errors import BlackstartError
+from blackstart.platform import Platform
+from blackstart.remote import connected
+
+
+def platform_status(platform: Platform) -> dict[str, Any]:
+    """Return the status, shaped as the docs show it (docs/operating.md).
+
+    `stage` is `self-hosted`, `stage-0` (stage 0 answers) or `none`. `problems` says in words what is not as it should be.
+    """
+    times = platform.state.read_json("times.json")
+    base: dict[str, Any] = {
+        "stage": "none",
+        "domain": platform.domain,
+        "api": f"https://api.{platform.domain}",
+        "nodes": [],
+        "components": [],
+        "stage0": _stage0(platform),
+        "elapsed_s": times.get("elapsed_s"),
+        "steps": times.get("steps", []),
+        "problems": [],
+    }
+    try:
+        client = observe.answering_client(platform)
+    except (BlackstartError, FileNotFoundError) as error:
+        stage = "stage-0" if base["stage0"] is not None else "none"
+        return {**base, "stage": stage, "problems": [str(error)]}
+    with client:
+        return _with_live(base, client)
+
+
+def _with_live(base: dict[str, Any], client: Client) -> dict[str, Any]:
+    live = client.call("GET", "/platform")
+    nodes = [{key: node[key] for key in ("name", "address", "state")} for node in client.call("GET", "/nodes")]
+    status = {**base, "stage": live["stage"], "nodes": nodes, "components": live["components"]}
+    return {**status, "problems": _problems(status)}
+
+
+def _problems(status: dict[str, Any]) -> list[str]:
+    nodes = [f"node {node['name']} is {node['state']}" for node in status["nodes"] if node["state"] != "ready"]
+    processes = [
+        f"{component['app']}: {process['name']} is {process['state']}"
+        for component in status["components"]
+        for process in component["processes"]
+        if process["state"] != "up"
+    ]
+    return nodes + processes
+
+
+def _stage0(platform: Platform) -> dict[str, str] | None:
+    """Return the stage-0 machine when it answers over SSH and still has stage 0 on it."""
+    host = platform.inventory.stage0
+    try:
+        with connected(host) as remote:
+            there = remote.run(["test", "-d", "/etc/blackstart/stage0"]).code == 0
+    except BlackstartError:
+        return None
+    return {"name": host.name, "address": host.address, "state": "up"} if there else None
+
+
+def print_status(status: dict[str, Any]) -> None:
+    """Print the status for people."""
+    console = Console(highlight=False)
+    console.print(f"stage  [bold]{status['stage']}[/bold]   domain  {status['domain']}   api  {status['api']}")
+    for node in status["nodes"]:
+        console.print(f"  {node['name']:24} {node['address']:16} {node['state']}")
+    table = Table("component", "version", "slug", "dyno", "state", "node", box=None, pad_edge=False, padding=(0, 2, 0, 2))
+    for component in status["components"]:
+        slug = (component["slug"] or "")[:12]
+        for place, process in enumerate(component["processes"] or [{"name": "-", "state": "-", "node": "-"}]):
+            first = (component["app"], f"v{component['version']}", slug) if place == 0 else ("", "", "")
+            table.add_row(*first, process["name"], process["state"], process["node"] or "-")
+    if status["components"]:
+        console.print(table)
+    for problem in status["problems"]:
+        console.print(f"[yellow]![/yellow] {escape(problem)}")

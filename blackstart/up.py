@@ -1,0 +1,297 @@
+"""From bare machines to a self-hosted platform: the ordered steps of `bootstrap.py up`, and of its resumption."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from blackstart import observe, proofs
+from blackstart.deploys import run_deploy
+from blackstart.errors import BlackstartError, HostError, ProofError
+from blackstart.host import HOST_PACKAGES, check_host, missing_packages
+from blackstart.inventory import Host
+from blackstart.observe import EngineSnapshot, require
+from blackstart.platform import Platform
+from blackstart.progress import Progress
+from blackstart.providers import Provider
+from blackstart.remote import connected
+from blackstart.stacks import StackSources, cached_stacks, ensure_stacks
+from blackstart.steps import Step
+
+OPTIONS = "options.json"
+ANSWER_SECONDS = 180.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the steps work on. `provider` is None where the inventory names machines that exist."""
+
+    inventory_argument: str
+    platform: Platform
+    provider: Provider | None
+    progress: Progress
+
+    def log(self, step: str) -> Callable[[str], None]:
+        """Return a function that shows a line of `step`."""
+        return lambda text: self.progress.line(step, text)
+
+    def deploy(self, step: str, name: str, *, limit: str | None = None) -> None:
+        """Run a pyinfra deploy of this checkout on the inventory."""
+        run_deploy(self.inventory_argument, name, log=self.log(step), limit=limit)
+
+    @property
+    def cache(self) -> Path:
+        """Where this host keeps images and stacks."""
+        return Path(self.platform.inventory.hosts[0].settings.cache)
+
+    @property
+    def pivoted(self) -> bool:
+        """Whether the pivot is known to be done. Then stage 0 is never made again."""
+        return bool(self.platform.state.read_json(OPTIONS).get("pivoted")) or observe.is_self_hosted(self.platform)
+
+    def remember(self, key: str, value: object) -> None:
+        """Keep a fact in the state folder."""
+        self.platform.state.remember(OPTIONS, key, value)
+
+
+# --- this host -------------------------------------------------------------------------------------------------------
+
+
+def prepare_host(run: Run) -> None:
+    """Install what makes machines and stacks."""
+    run_deploy("@local", "host", log=run.log("host"))
+
+
+def host_is_prepared(run: Run) -> bool:
+    """Whether this host has every package."""
+    check_host(run.cache)
+    return not missing_packages(HOST_PACKAGES)
+
+
+def build_stacks(run: Run) -> None:
+    """Build the stack images, or take them from the cache."""
+    ensure_stacks(run.cache, _stack_sources(run), run.log("stacks"))
+
+
+def stacks_are_built(run: Run) -> bool:
+    """Whether the cache has the stack images of this checkout."""
+    return observe.holds(lambda: cached_stacks(run.cache, _stack_sources(run)))
+
+
+def _stack_sources(run: Run) -> StackSources:
+    return run.platform.stack_sources
+
+
+# --- machines --------------------------------------------------------------------------------------------------------
+
+
+def _needed(run: Run) -> tuple[Host, ...]:
+    """The hosts that must be reachable: all, or only the nodes once the platform is self-hosted."""
+    return run.platform.inventory.nodes if run.pivoted else run.platform.inventory.hosts
+
+
+def make_machines(run: Run) -> None:
+    """Make and boot the local machines; for named hosts there is nothing to make."""
+    if run.provider is None:
+        _check_reachable(_needed(run))
+        return
+    run.provider.ensure_machines([host.name for host in _needed(run)], run.log("machines"))
+
+
+def machines_answer(run: Run) -> bool:
+    """Whether every needed host answers over SSH."""
+    return observe.holds(lambda: _check_reachable(_needed(run)))
+
+
+def _check_reachable(hosts: tuple[Host, ...]) -> bool:
+    """Open a connection to each host. Raises HostError naming every one that does not answer."""
+    problems = []
+    with concurrent.futures.ThreadPoolExecutor(max_workers=10) as pool:
+        for outcome in pool.map(_reach, hosts):
+            if outcome is not None:
+                problems.append(outcome)
+    if problems:
+        first = problems[0]
+        raise HostError("; ".join(problem.what for problem in problems), why=first.why, fix=first.fix)
+    return True
+
+
+def _reach(host: Host) -> BlackstartError | None:
+    try:
+        with connected(host) as remote:
+            remote.check(["true"])
+    except BlackstartError as error:
+        return error
+    return None
+
+
+# --- stage 0 and 1 ---------------------------------------------------------------------------------------------------
+
+
+def stand_up_stage0(run: Run) -> None:
+    """Deploy stage 0; prepare the nodes beside it, for neither needs the other."""
+    with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
+        jobs = [
+            pool.submit(run.deploy, "stage-0", "stage0", limit="stage0"),
+            pool.submit(run.deploy, "stage-0", "nodes_only", limit="runtime"),
+        ]
+        for job in concurrent.futures.as_completed(jobs):
+            job.result()
+
+
+def stage0_works(run: Run) -> bool:
+    """Whether stage 0's API answers, its engine has a manager and its compiler is seeded; later stages imply it."""
+    if run.pivoted:
+        return True
+    return observe.holds(lambda: _stage0_answers(run))
+
+
+def _stage0_answers(run: Run) -> bool:
+    with connected(run.platform.inventory.stage0) as remote:
+        remote.check(["/opt/blackstart/check-stage0"])
+    return True
+
+
+def deploy_stage1(run: Run) -> None:
+    """Join the nodes, bring the components up as apps."""
+    run.deploy("stage-1", "stage1")
+
+
+def components_are_apps(run: Run) -> bool:
+    """Whether every component is an app that is up; later stages imply it."""
+    if run.pivoted:
+        return True
+    return observe.holds(lambda: _components_up(run))
+
+
+def _components_up(run: Run) -> bool:
+    argv = ["env", "PYTHONPATH=/opt/blackstart/checkout", "/opt/blackstart/venvs/operator/bin/python", "-m", "blackstart.components"]
+    with connected(run.platform.inventory.stage0) as remote:
+        remote.check([*argv, "check", "/etc/blackstart/stage0/components.json"])
+    return True
+
+
+# --- pivot -----------------------------------------------------------------------------------------------------------
+
+
+def pivot(run: Run) -> None:
+    """Move the state, hand over, move the managers; then show that nothing was re-created."""
+    first = run.platform.managers[0]
+    before = _snapshot_before(run, first)
+    run.deploy("pivot", "pivot", limit="stage0")
+    run.remember("pivoted", True)
+    _wait_self_hosted(run)
+    after = observe.engine_snapshot(first)
+    lost = before.lost(after)
+    run.platform.state.write_json("pivot.json", {"before": before.__dict__, "after": after.__dict__, "lost": lost})
+    require(not lost, "the pivot re-created something", why="; ".join(lost), fix="look at pivot.json in the state folder")
+
+
+def _snapshot_before(run: Run, manager: Host) -> EngineSnapshot:
+    """Return the engine as it was before the first try of the pivot, so that a resumed pivot is held against it."""
+    kept = run.platform.state.read_json("before-pivot.json")
+    if kept:
+        return EngineSnapshot(**kept)
+    snapshot = observe.engine_snapshot(manager)
+    run.platform.state.write_json("before-pivot.json", snapshot.__dict__)
+    return snapshot
+
+
+def _wait_self_hosted(run: Run) -> None:
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while not observe.is_self_hosted(run.platform):
+        if time.monotonic() > deadline:
+            raise ProofError(
+                f"the platform's own API did not answer as self-hosted within {ANSWER_SECONDS:.0f} s",
+                fix="look at `docker service ls` on a node; stage 0 is kept; run this again",
+            )
+        time.sleep(0.3)
+
+
+def is_pivoted(run: Run) -> bool:
+    """Whether the platform's own control plane acts, and stage 0 manages no engine."""
+    if not observe.is_self_hosted(run.platform):
+        return False
+    stage0 = run.platform.inventory.stage0.address
+    return observe.holds(lambda: stage0 not in observe.engine_managers(run.platform.managers[0]))
+
+
+# --- teardown --------------------------------------------------------------------------------------------------------
+
+
+def cut_off(run: Run) -> None:
+    """Cut stage 0 off by firewall, then compile, release and serve an app without it."""
+    run.remember("stage0_banned", True)
+    run.deploy("cut-off", "cutoff", limit="runtime")
+    with observe.answering_client(run.platform) as client:
+        evidence = proofs.deploys_an_app(run.platform, client, run.log("cut-off"))
+    run.remember("cut_off_proof", evidence)
+
+
+def is_cut_off(run: Run) -> bool:
+    """Whether an app was deployed with stage 0 cut off, or stage 0 is gone."""
+    return bool(run.platform.state.read_json(OPTIONS).get("cut_off_proof")) or stage0_is_gone(run)
+
+
+def tear_down(run: Run) -> None:
+    """Remove stage 0 from the engine, wipe it, destroy its machine."""
+    run.deploy("teardown", "teardown")
+    if run.provider is not None:
+        run.provider.destroy_machine(run.platform.inventory.stage0.name)
+    run.remember("stage0_wiped", True)
+
+
+def stage0_is_gone(run: Run) -> bool:
+    """Whether stage 0 is no member of the engine, and its machine is gone (a named host: wiped)."""
+    stage0 = run.platform.inventory.stage0
+    if not run.pivoted or not observe.holds(lambda: _left_engine(run, stage0)):
+        return False
+    if run.provider is not None:
+        return not run.provider.machine_exists(stage0.name)
+    return bool(run.platform.state.read_json(OPTIONS).get("stage0_wiped"))
+
+
+def _left_engine(run: Run, stage0: Host) -> bool:
+    members = observe.engine_member_addresses(run.platform.managers[0])
+    return bool(members) and stage0.address not in members
+
+
+def wait_ready(run: Run) -> None:
+    """Wait until every component is up and every router serves the API."""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while not is_ready(run):
+        if time.monotonic() > deadline:
+            raise ProofError("not every component is up", fix="look at `python3 bootstrap.py status`")
+        time.sleep(0.5)
+
+
+def is_ready(run: Run) -> bool:
+    """Whether every component is up and every router serves the API."""
+    for node in run.platform.inventory.nodes:
+        with observe.node_client(run.platform, node) as client:
+            if not observe.holds(lambda client=client: _all_up(client.call("GET", "/platform"))):
+                return False
+    return True
+
+
+def _all_up(platform: dict[str, object]) -> bool:
+    components = platform["components"]
+    return isinstance(components, list) and all(
+        process["state"] == "up" for component in components for process in component["processes"]
+    )
+
+
+STEPS: tuple[Step[Run], ...] = (
+    Step("host", "Prepare this host", prepare_host, host_is_prepared),
+    Step("stacks", "Build the stack images", build_stacks, stacks_are_built, needs=("host",)),
+    Step("machines", "Boot the machines", make_machines, machines_answer, needs=("host",)),
+    Step("stage-0", "Stand up stage 0, prepare the nodes", stand_up_stage0, stage0_works, needs=("stacks", "machines")),
+    Step("stage-1", "Bring the components up as apps", deploy_stage1, components_are_apps, needs=("stage-0",)),
+    Step("pivot", "Move the state and hand over", pivot, is_pivoted, needs=("stage-1",)),
+    Step("cut-off", "Cut stage 0 off and deploy without it", cut_off, is_cut_off, needs=("pivot",)),
+    Step("teardown", "Tear stage 0 down", tear_down, stage0_is_gone, needs=("cut-off",)),
+    Step("ready", "See every component up", wait_ready, is_ready, needs=("teardown",)),
+)
