@@ -23,7 +23,8 @@ class Base(DeclarativeBase):
     """The base of all tables."""
 
     type_annotation_map = {
-        dict[str, Any]: JSONB,
+        # Without none_as_null, None is stored as JSON's null, which `IS NULL` does not find.
+        dict[str, Any]: JSONB(none_as_null=True),
         dict[str, str]: JSONB,
         list[dict[str, Any]]: JSONB,
         datetime.datetime: DateTime(timezone=True),
