@@ -76,12 +76,19 @@ class Client:
     def upload(self, source: SourceTarball) -> str:
         """Store a source and return the URL that a build takes."""
         blob = self.call("POST", "/sources")["source_blob"]
-        url, headers, extensions = self._route(blob["put_url"])
-        response = self._http.put(url, content=source.data, headers=headers, extensions=extensions, timeout=UPLOAD_SECONDS)
-        if response.status_code >= 300:
-            raise refused("PUT", "the source", response)
+        self.put(blob["put_url"], source.data)
         get_url: str = blob["get_url"]
         return get_url
+
+    def put(self, presigned: str, data: bytes) -> None:
+        """Store `data` at a presigned URL that the API gave out."""
+        url, headers, extensions = self._route(presigned)
+        try:
+            response = self._http.put(url, content=data, headers=headers, extensions=extensions, timeout=UPLOAD_SECONDS)
+        except httpx.HTTPError as error:
+            raise PlatformError("the object store did not take an upload", why=f"{type(error).__name__}: {error}") from error
+        if response.status_code >= 300:
+            raise refused("PUT", "to the object store", response)
 
     def build(self, app: str, source: SourceTarball, *, version: str) -> dict[str, Any]:
         """Start a build of `source` and return it."""
@@ -91,9 +98,11 @@ class Client:
 
     def output(self, build: dict[str, Any]) -> Iterator[str]:
         """Yield the text of a build's output as it comes."""
-        url, headers, extensions = self._route(build["output_stream_url"])
+        parts = urlsplit(build["output_stream_url"])
+        url = self.endpoint.url(f"{parts.path}?{parts.query}")
         timeout = httpx.Timeout(CALL_SECONDS, read=120.0)
-        with self._http.stream("GET", url, headers=headers, extensions=extensions, timeout=timeout) as response:
+        sent, names = {"Host": self.endpoint.host}, {"sni_hostname": self.endpoint.host}
+        with self._http.stream("GET", url, headers=sent, extensions=names, timeout=timeout) as response:
             yield from response.iter_text()
 
     def finished_build(self, app: str, build_id: str, *, seconds: float) -> dict[str, Any]:
