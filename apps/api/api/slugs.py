@@ -27,9 +27,9 @@ class NewSlug(BaseModel):
     process_types: dict[str, str]
     checksum: str
     size: int = Field(ge=1)
-    stack: str
+    stack: str = Field(max_length=200)
     source_checksum: str | None = None
-    commit: str | None = None
+    commit: str | None = Field(default=None, max_length=200)
     buildpack_provided_description: str | None = None
 
 
@@ -71,7 +71,7 @@ def slug_info(call: Caller, app: str, slug: str) -> dict[str, Any]:
 
 @router.post("/apps/{app}/slugs", status_code=201)
 def slug_create(call: Caller, app: str, body: NewSlug) -> dict[str, Any]:
-    """Make a slug that was compiled elsewhere (operators: its bytes are named by their checksum, and not compiled here)."""
+    """Make a slug that was compiled elsewhere (operators: the platform did not see its source)."""
     call.require_admin()
     found, store = call.app(app), call.services.settings.objects
     if store is None:
