@@ -73,6 +73,17 @@ class Client:
             raise refused("GET", path, response)
         return response.json()
 
+    def text(self, path: str) -> str:
+        """Return the text of GET `path`."""
+        response = self._request("GET", path, None, {})
+        if response.status_code >= 400:
+            raise refused("GET", path, response)
+        return response.text
+
+    def wait_until_up(self, *, seconds: float) -> None:
+        """Wait until the API answers for this token."""
+        wait_for(lambda: self.call("GET", "/account"), f"the API at {self.endpoint.host}", seconds=seconds)
+
     def upload(self, source: SourceTarball) -> str:
         """Store a source and return the URL that a build takes."""
         blob = self.call("POST", "/sources")["source_blob"]

@@ -2,7 +2,8 @@
 
 Run on the stage-0 machine by deploys/stage1.py: `python -m blackstart.components apply FILE`, where FILE (0600) is JSON:
 `{"endpoint": {"host","address","port"}, "token": "…", "ca": "/path", "root": "/checkout", "stack": "<image>",
-"config": {"<component>": {"KEY": "value"}}}`. `state FILE` prints what there is, for the deploy's fact.
+"config": {"<component>": {"KEY": "value"}}}`. `state FILE` prints what needs nothing more; `check FILE` also exits 1
+unless that is everything.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from blackstart.sources import SourceTarball, component_names, component_source,
 
 BUILD_SECONDS = 1200.0
 HEALTHY_SECONDS = 240.0
+API_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -159,21 +161,29 @@ def say(name: str, what: str) -> None:
     print(f"-----> {name}: {what}", flush=True)
 
 
-def main(arguments: list[str]) -> int:
-    """Run `apply FILE` or `state FILE`; exit 1 with a reason when it fails."""
-    verb, path = arguments
-    order = json.loads(Path(path).read_text())
+def read_order(path: Path) -> tuple[Client, Plan]:
+    """Return the client and the plan in an order file (its shape is in the module's docstring)."""
+    order = json.loads(path.read_text())
     plan = Plan(root=Path(order["root"]), stack=order["stack"], config=order["config"])
+    return Client(Endpoint(**order["endpoint"]), token=order["token"], ca=Path(order["ca"])), plan
+
+
+def main(arguments: list[str]) -> int:
+    """Run a verb on an order file; exit 1 with a reason when it fails (`check`: when something is to be done)."""
+    verb, path = arguments
     try:
-        with Client(Endpoint(**order["endpoint"]), token=order["token"], ca=Path(order["ca"])) as client:
-            if verb == "state":
-                print(json.dumps(state(client, plan)))
-            else:
+        client, plan = read_order(Path(path))
+        with client:
+            if verb == "apply":
+                client.wait_until_up(seconds=API_SECONDS)
                 apply(client, plan)
+                return 0
+            now = state(client, plan)
     except BlackstartError as error:
         print(str(error), file=sys.stderr)
         return 1
-    return 0
+    print(json.dumps(now))
+    return 0 if verb == "state" or all(now.values()) else 1
 
 
 if __name__ == "__main__":

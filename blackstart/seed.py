@@ -1,21 +1,20 @@
 """Stage 0's compiler: a slug of apps/compile packed straight from the checkout, before any compiler exists.
 
-`python -m blackstart.seed FILE` on the stage-0 machine, with the same FILE as `blackstart.components`. Then it runs a
+`python -m blackstart.seed apply FILE` on the stage-0 machine, with the same FILE as `blackstart.components`. Then it runs a
 one-off dyno of it: the proof that stage 0 works.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from blackstart.client import Client, Endpoint, wait_for
-from blackstart.components import Plan, say
+from blackstart.client import Client, wait_for
+from blackstart.components import API_SECONDS, Plan, read_order, say
 from blackstart.errors import BlackstartError, ProofError
 from blackstart.sources import component_source, read_component
 
@@ -30,7 +29,7 @@ def seed(client: Client, plan: Plan) -> None:
     if client.maybe(f"/apps/{COMPILER}") is None:
         component = read_component(plan.root, COMPILER).model_dump(mode="json")
         client.call("POST", "/apps", {"name": COMPILER, "component": component})
-    if not any(release["slug"] for release in client.call("GET", f"/apps/{COMPILER}/releases")):
+    if not is_seeded(client):
         _release_seed(client, plan)
     _run_one_off(client)
 
@@ -83,12 +82,22 @@ def _run_one_off(client: Client) -> None:
     say(COMPILER, "a one-off dyno ran")
 
 
+def is_seeded(client: Client) -> bool:
+    """Whether the compiler has a release with a slug."""
+    if client.maybe(f"/apps/{COMPILER}") is None:
+        return False
+    return any(release["slug"] for release in client.call("GET", f"/apps/{COMPILER}/releases"))
+
+
 def main(arguments: list[str]) -> int:
-    """Seed with the order in the file; exit 1 with a reason when it fails."""
-    order = json.loads(Path(arguments[0]).read_text())
-    plan = Plan(root=Path(order["root"]), stack=order["stack"], config={})
+    """Run `apply FILE`, or `check FILE`, which exits 1 unless the compiler is seeded."""
+    verb, path = arguments
     try:
-        with Client(Endpoint(**order["endpoint"]), token=order["token"], ca=Path(order["ca"])) as client:
+        client, plan = read_order(Path(path))
+        with client:
+            if verb == "check":
+                return 0 if is_seeded(client) else 1
+            client.wait_until_up(seconds=API_SECONDS)
             seed(client, plan)
     except BlackstartError as error:
         print(str(error), file=sys.stderr)

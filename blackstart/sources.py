@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from uv import find_uv_bin
+
 from blackstart.model.component import Component, parse_component
 
 LEFT_OUT = {"__pycache__", ".git", ".venv", "node_modules", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis"}
@@ -49,6 +51,18 @@ def component_source(root: Path, name: str) -> SourceTarball:
     for part in library:
         members += [(str(path.relative_to(root)), path) for path in _files(root / part)]
     return pack(members)
+
+
+def checkout_source(root: Path) -> SourceTarball:
+    """Return what the stage-0 machine needs of this checkout."""
+    wanted = ("apps", "blackstart", "requirements.lock")
+    found = [path for name in wanted for path in ([root / name] if (root / name).is_file() else _files(root / name))]
+    return pack((str(path.relative_to(root)), path) for path in found if TESTS not in path.relative_to(root).parts)
+
+
+def uv_binary() -> Path:
+    """Return the uv of this environment: a static program, so it runs on the machines too."""
+    return Path(find_uv_bin())
 
 
 def folder_source(folder: Path) -> SourceTarball:

@@ -6,17 +6,22 @@ import json
 from dataclasses import dataclass
 from io import BytesIO, StringIO
 
+from pyinfra import host
 from pyinfra.api import deploy
+from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import apt, files, server, systemd
 
-from blackstart.platform import BUS_PORT, TRUST
+from blackstart.components import boot_order
+from blackstart.platform import BUS_PORT, STAGE0_API_PORT, TRUST
 from blackstart.sources import checkout_root, checkout_source, uv_binary
+from deploys.lib import facts
 from deploys.lib.context import me, platform
 
 PACKAGES = ["postgresql", "redis-server", "python3", "squashfs-tools", "rsync"]
 HOME = "/opt/blackstart"
 CHECKOUT = f"{HOME}/checkout"
 SETTINGS = "/etc/blackstart/stage0"
+PYTHON = f"env PYTHONPATH={CHECKOUT} {HOME}/venvs/operator/bin/python"
 VENVS = ("api", "psmgr", "objects", "operator")
 
 
@@ -98,8 +103,8 @@ def _bus() -> None:
 
 
 @deploy("Checkout")
-def checkout() -> None:
-    """This checkout, and a virtual environment for each program in it, from hashed requirements."""
+def checkout() -> list[OperationMeta]:
+    """This checkout, and a virtual environment for each program in it, from hashed requirements. Returns what changes them."""
     source = checkout_source(checkout_root())
     tarball = files.put(
         name="Upload the checkout", src=BytesIO(source.data), dest=f"{HOME}/checkout.tar.gz", user="root", group="root", mode="0644"
@@ -127,6 +132,7 @@ def checkout() -> None:
         _env=_package_sources(),
         _if=[lambda: tarball.did_change() or tool.did_change()],
     )
+    return [tarball, tool]
 
 
 def _venv(name: str) -> str:
@@ -145,28 +151,71 @@ def _package_sources() -> dict[str, str]:
 
 
 @deploy("Components")
-def components() -> None:
-    """The database's tables, the operator's account, the seed of the compiler, the services."""
+def components(programs: list[OperationMeta]) -> None:
+    """The database's tables, the operator's account, the services, the seed of the compiler."""
     changes = [_settings(service.name) for service in SERVICES]
-    server.shell(
-        name="Create the tables, the platform's row and the operator's account",
-        commands=[_admin("migrate"), f"{_admin(_init())} < {SETTINGS}/token"],
-        _if=[lambda: True],
+    token = files.put(
+        name="Write the operator's token",
+        src=StringIO(platform().secrets["api_token"] + "\n"),
+        dest=f"{SETTINGS}/token",
+        user="root",
+        group="root",
+        mode="0600",
     )
-    for service in SERVICES:
-        changes.append(_unit(service))
+    changes += [token, *(_unit(service) for service in SERVICES)]
+    order = files.put(
+        name="Write what the components need",
+        src=StringIO(json.dumps(apps_order(), sort_keys=True)),
+        dest=f"{SETTINGS}/components.json",
+        user="root",
+        group="root",
+        mode="0600",
+    )
+    check = files.template(
+        name="Install the check of stage 0",
+        src="templates/stage0/check-stage0.j2",
+        dest=f"{HOME}/check-stage0",
+        user="root",
+        group="root",
+        mode="0755",
+        python=PYTHON,
+        order=f"{SETTINGS}/components.json",
+    )
+    works = host.get_fact(facts.Succeeds, command=f"{HOME}/check-stage0")
     server.shell(
-        name="Start stage 0's services",
+        name="Create the tables, start the services, seed the compiler",
         commands=[
+            _admin("migrate"),
+            f"{_admin(f'init --name {platform().name} --domain {platform().domain}')} < {SETTINGS}/token",
             "systemctl daemon-reload",
             *(f"systemctl enable --quiet blackstart-{service.name}.service" for service in SERVICES),
             "systemctl restart " + " ".join(f"blackstart-{service.name}.service" for service in SERVICES),
+            f"{PYTHON} -m blackstart.seed apply {SETTINGS}/components.json",
         ],
-        _if=[lambda: any(change.did_change() for change in changes)],
+        _if=[lambda: not works or any(change.did_change() for change in [*changes, order, check, *programs])],
     )
 
 
-def _settings(component: str) -> object:
+def _admin(arguments: str) -> str:
+    """Return the command line of the API's own helper, with the API's environment."""
+    path = f"PATH={HOME}/venvs/api/bin:/usr/bin:/bin"
+    return f"env {path} {HOME}/with-env {SETTINGS}/api.json {CHECKOUT}/apps/api/bin/admin {arguments}"
+
+
+def apps_order() -> dict[str, object]:
+    """Return what `blackstart.components` reads: through which API, and every component's config."""
+    known = platform()
+    return {
+        "endpoint": {"host": "localhost", "address": "127.0.0.1", "port": STAGE0_API_PORT},
+        "token": known.secrets["api_token"],
+        "ca": f"{TRUST}/ca.pem",
+        "root": CHECKOUT,
+        "stack": known.stacks.build.name,
+        "config": {name: known.component_config(name) for name in boot_order(checkout_root())},
+    }
+
+
+def _settings(component: str) -> OperationMeta:
     """Write a component's environment, which only its user may read."""
     return files.put(
         name=f"Configure {component}",
@@ -183,7 +232,7 @@ def _environment(component: str) -> dict[str, str]:
     return {**platform().stage0_config(component), "BLACKSTART_CA": f"{TRUST}/ca.pem", **own}
 
 
-def _unit(service: Service) -> object:
+def _unit(service: Service) -> OperationMeta:
     return files.template(
         name=f"Install the unit of {service.name}",
         src="templates/stage0/component.service.j2",

@@ -10,8 +10,7 @@ from pyinfra.api import deploy
 from pyinfra.operations import files
 
 from blackstart.platform import STAGE0_API_PORT, TRUST
-from deploys.apps import PYTHON
-from deploys.control_plane import SETTINGS
+from deploys.control_plane import PYTHON, SETTINGS
 from deploys.lib import operations
 from deploys.lib.context import me, platform
 

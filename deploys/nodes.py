@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pyinfra import host
 from pyinfra.api import deploy
+from pyinfra.api.operation import OperationMeta
 from pyinfra.api.exceptions import DeployError
 from pyinfra.facts.files import File
 from pyinfra.operations import apt, files, server, systemd
@@ -194,7 +195,7 @@ def _stack(stack: Stack) -> None:
     operations.image_loaded(name="Load the stack", image=stack.name, commands=stack.load_commands(path))
 
 
-def _put(what: str, text: str, path: str) -> object:
+def _put(what: str, text: str, path: str) -> OperationMeta:
     return files.put(name=f"Write {what}", src=StringIO(text), dest=path, user="root", group="root", mode="0644")
 
 

@@ -143,6 +143,18 @@ class Components(FactBase[dict[str, bool] | None]):
         return value
 
 
+class Succeeds(FactBase[bool]):
+    """Whether a command exits 0; false where it is not installed."""
+
+    def command(self, command: str) -> str:
+        """Run it, silently."""
+        return f"{command} > /dev/null 2>&1 && echo yes || echo no"
+
+    def process(self, output: Iterable[str]) -> bool:
+        """Return the answer."""
+        return "".join(output).strip() == "yes"
+
+
 class Stage(FactBase[str | None]):
     """The stage in stage 0's own database (`stage-0`, `moving`, `moved`), None where there is none."""
 

@@ -253,3 +253,4 @@ def stage0_wiped() -> Commands:
         " /etc/systemd/system/blackstart-*.service"
     )
     yield StringCommand("systemctl daemon-reload")
+
