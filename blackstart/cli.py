@@ -20,12 +20,12 @@ from blackstart.inventory import Inventory, load_inventory
 from blackstart.journal import Journal
 from blackstart.platform import Platform
 from blackstart.progress import Progress, error
-from blackstart.providers.options import DEFAULT_NODES, DEFAULT_PLATFORM, DEFAULT_SUBNET, remember_options
+from blackstart.providers.options import DEFAULT_NODES, DEFAULT_PLATFORM, DEFAULT_SUBNET, local_platform, remember_options
 from blackstart.sources import checkout_root, folder_source
 from blackstart.state import State
 from blackstart.status import platform_status, print_status
 from blackstart.steps import Took, run_steps
-from blackstart.up import STEPS, Run, local_provider
+from blackstart.up import STEPS, Run
 
 LOCAL = "inventories/local.py"
 BUILD_SECONDS = 1200.0
@@ -116,7 +116,7 @@ def _up(arguments: argparse.Namespace) -> int:
     inventory, platform = _load(arguments)
     progress = Progress(quiet=arguments.json)
     journal = Journal(platform.state.journal_path)
-    provider = local_provider(platform) if _is_local(arguments) else None
+    provider = local_platform(platform.state) if _is_local(arguments) else None
     run = Run(inventory_argument=arguments.inventory, platform=platform, provider=provider, progress=progress)
     with platform.state.lock("up"):
         journal.add("up started", version=__version__, inventory=arguments.inventory)
@@ -175,8 +175,15 @@ def _down(arguments: argparse.Namespace) -> int:
     _, platform = _load(arguments)
     progress = Progress(quiet=arguments.json)
     with platform.state.lock("down"):
-        removed = local_provider(platform).remove_all(progress.say)
+        provider = local_platform(platform.state)
+        removed = list(provider.leftovers())
+        provider.down()
+        left = list(provider.leftovers())
+        if left:
+            raise BlackstartError(f"not everything of {platform.name} could be removed", why=", ".join(left), fix="run this again")
         platform.state.remove()
+    for trace in removed:
+        progress.say(f"removed {trace}")
     if arguments.json:
         print(json.dumps({"removed": removed}))
     return 0

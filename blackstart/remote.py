@@ -6,6 +6,7 @@ import contextlib
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import paramiko
 
@@ -74,7 +75,7 @@ def connected(host: Host) -> Iterator[Remote]:
             str(host.ssh.get("ssh_hostname", host.name)),
             port=int(host.ssh.get("ssh_port", 22)),
             username=str(host.ssh.get("ssh_user", "root")),
-            key_filename=host.ssh.get("ssh_key"),
+            key_filename=_key(host),
             timeout=CONNECT_SECONDS,
             banner_timeout=CONNECT_SECONDS,
             auth_timeout=CONNECT_SECONDS,
@@ -98,3 +99,8 @@ def unreachable(host: Host, why: str) -> HostError:
         why=why,
         fix="check that the machine is on, its address, port, user and key in the inventory; then run this again",
     )
+
+
+def _key(host: Host) -> str | None:
+    key = host.ssh.get("ssh_key")
+    return None if key is None else str(Path(str(key)).expanduser())

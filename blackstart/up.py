@@ -16,7 +16,7 @@ from blackstart.inventory import Host
 from blackstart.observe import EngineSnapshot, require
 from blackstart.platform import Platform
 from blackstart.progress import Progress
-from blackstart.providers import Provider
+from blackstart.providers import Machine, Provider
 from blackstart.remote import connected
 from blackstart.stacks import StackSources, cached_stacks, ensure_stacks
 from blackstart.steps import Step
@@ -98,7 +98,23 @@ def make_machines(run: Run) -> None:
     if run.provider is None:
         _check_reachable(_needed(run))
         return
-    run.provider.ensure_machines([host.name for host in _needed(run)], run.log("machines"))
+    run.provider.prepare()
+    with concurrent.futures.ThreadPoolExecutor(max_workers=4) as pool:
+        for _ in pool.map(lambda machine: _make_machine(run, machine), _needed_machines(run)):
+            pass
+
+
+def _needed_machines(run: Run) -> list[Machine]:
+    """The planned machines of the needed hosts."""
+    names = {host.name for host in _needed(run)}
+    return [machine for machine in run.provider.machines() if machine.name in names] if run.provider is not None else []
+
+
+def _make_machine(run: Run, machine: Machine) -> None:
+    if run.provider is not None:
+        run.provider.create(machine)
+        run.provider.boot(machine)
+        run.progress.line("machines", f"{machine.name} is up at {machine.address}")
 
 
 def machines_answer(run: Run) -> bool:
@@ -240,7 +256,7 @@ def tear_down(run: Run) -> None:
     """Remove stage 0 from the engine, wipe it, destroy its machine."""
     run.deploy("teardown", "teardown")
     if run.provider is not None:
-        run.provider.destroy_machine(run.platform.inventory.stage0.name)
+        run.provider.destroy(_stage0_machine(run.provider))
     run.remember("stage0_wiped", True)
 
 
@@ -250,8 +266,12 @@ def stage0_is_gone(run: Run) -> bool:
     if not run.pivoted or not observe.holds(lambda: _left_engine(run, stage0)):
         return False
     if run.provider is not None:
-        return not run.provider.machine_exists(stage0.name)
+        return not run.provider.exists(_stage0_machine(run.provider))
     return bool(run.platform.state.read_json(OPTIONS).get("stage0_wiped"))
+
+
+def _stage0_machine(provider: Provider) -> Machine:
+    return next(machine for machine in provider.machines() if machine.group == "stage0")
 
 
 def _left_engine(run: Run, stage0: Host) -> bool:
