@@ -1,0 +1,332 @@
+"""Builds: each one is a one-off dyno of `compile` that holds nothing but presigned URLs of its own.
+
+What it says about itself is checked: the slug's digest against the bytes stored, names and stack against ours.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import uuid
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import redis
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from blackstart.model import bus, names
+from blackstart.model.releases import config_of, create_release, lock_app
+from blackstart.model.secrets import Sealer
+from blackstart.model.tables import App, Build, Slug
+from psmgr import output, spec
+from psmgr.desired import Desired, WantedBuild
+from psmgr.engine import Engine, EngineError, NameTaken, Node, Service, Task
+from psmgr.guard import Guards
+from psmgr.leader import Leader
+from psmgr.settings import Settings
+from psmgr.store import ObjectMissing, Store, StoreUnavailable, build_keys, cache_key, slug_key, source_key
+
+log = logging.getLogger(__name__)
+
+GRACE_S = 60
+LOST = "the first attempt was lost with the engine's state; this is the second"
+VERIFY_TRIES_S = 600.0
+REASONS = {
+    1: "push rejected, failed to compile app: the output says why",
+    2: "push rejected: the source cannot be read: the output says why",
+    3: "push rejected: the build took longer than its limit of {timeout} seconds",
+    4: "the object store failed during the build: build again",
+    137: "the build was killed: it used more memory than its limit of {memory} MB, or it was stopped",
+}
+
+
+class Result(BaseModel):
+    """A build's `result.json`. It was written by whatever ran in the build, so nothing in it is taken on trust."""
+
+    model_config = ConfigDict(frozen=True)
+    slug: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size: int = Field(ge=0)
+    process_types: dict[str, str] = Field(max_length=100)
+    buildpacks: list[dict[str, object]] = Field(max_length=50)
+    stack: str
+    source_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a build ended: with a result, or with the reason of its failure."""
+
+    output: str
+    result: Result | None = None
+    size: int = 0
+    failure: str | None = None
+
+
+class Builds:
+    """Starts, follows and ends builds."""
+
+    def __init__(self, settings: Settings, store: Store, client: redis.Redis, sealer: Sealer, guards: Guards) -> None:
+        self._settings, self._store, self._bus, self._sealer, self._guards = settings, store, client, sealer, guards
+        self._pool = ThreadPoolExecutor(4, thread_name_prefix="build")
+        self._forwarders: dict[str, output.Forwarder] = {}
+        self._ending: dict[str, Future[Outcome]] = {}
+        self._free = 0
+        self.compiler: str | None = None
+
+    def close(self) -> None:
+        """Stop following. Builds go on; a successor follows them."""
+        for forwarder in self._forwarders.values():
+            forwarder.stop()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def busy(self) -> bool:
+        """Return whether a build runs."""
+        return bool(self._forwarders or self._ending)
+
+    def step(
+        self, desired: Desired, services: Iterable[Service], nodes: Iterable[Node], engine: Engine, leader: Leader
+    ) -> None:
+        """Do what can be done now for each build. `self.compiler` is the slug builds run with, when nodes have it."""
+        running = {service.labels[spec.BUILD]: service for service in services if spec.BUILD in service.labels}
+        down = {node.id for node in nodes if node.state == "down"}
+        wanted = {str(build.id): build for build in desired.builds}
+        for id_, service in running.items():
+            if id_ not in wanted:
+                self._guards.run(f"build {id_}", partial(self._clear, id_, service, engine, leader))
+        self._free = self._settings.builds_at_once - len(running)
+        for id_, build in wanted.items():
+            work = partial(self._one, build, running.get(id_), down, engine, leader)
+            self._guards.run(f"build {id_}", work)
+
+    def _one(self, build: WantedBuild, service: Service | None, down: set[str], engine: Engine, leader: Leader) -> None:
+        if service is not None:
+            self._follow(build, service, down, engine, leader)
+        elif str(build.id) in self._ending:
+            self._settle(build, engine, leader)
+        elif build.status == "running":
+            self._lost(build, leader)
+        elif self._free > 0 and self._start(build, engine, leader):
+            self._free -= 1
+
+    def _start(self, build: WantedBuild, engine: Engine, leader: Leader) -> bool:
+        if self.compiler is None:
+            return False
+        attempt = 2 if build.second_attempt else 1
+        with leader.session() as session:
+            row = session.get_one(Build, build.id)
+            env = self._environment(row)
+        job = spec.build_spec(
+            self._settings,
+            app=build.app,
+            app_id=str(build.app_id),
+            build_id=str(build.id),
+            attempt=attempt,
+            slug=self.compiler,
+            env=env,
+        )
+        try:
+            engine.create(job)
+        except NameTaken:
+            log.info("build=%s is started already", build.id)
+        with leader.session() as session:
+            session.get_one(Build, build.id).status = "running"
+        log.info("build=%s app=%s started attempt=%d", build.id, build.app, attempt)
+        return True
+
+    def _environment(self, row: Build) -> dict[str, str]:
+        seconds = self._settings.build_timeout_s + 10 * GRACE_S
+        slug, result = build_keys(row.id)
+        source = row.source_url
+        if row.source_id is not None:
+            source = self._store.public_get(source_key(row.source_id), seconds)
+        return {
+            "SOURCE_URL": source,
+            "SOURCE_SHA256": (row.source_checksum or "").removeprefix("SHA256:").removeprefix("sha256:").lower(),
+            "SLUG_PUT_URL": self._store.public_put(slug, seconds),
+            "RESULT_PUT_URL": self._store.public_put(result, seconds),
+            "CACHE_GET_URL": self._store.public_get(cache_key(row.app_id), seconds),
+            "CACHE_PUT_URL": self._store.public_put(cache_key(row.app_id), seconds),
+            "STACK": self._settings.stack,
+            "BUILD_TIMEOUT": str(self._settings.build_timeout_s),
+            **dict(self._settings.package_sources),
+        }
+
+    def _follow(self, build: WantedBuild, service: Service, down: set[str], engine: Engine, leader: Leader) -> None:
+        id_ = str(build.id)
+        if build.status == "pending":
+            with leader.session() as session:
+                session.get_one(Build, build.id).status = "running"
+        task = last_task(service)
+        phase = "starting" if task is None else task.phase
+        if id_ not in self._forwarders and phase != "starting" and id_ not in self._ending:
+            forwarder = output.Forwarder(engine, self._bus, service.id, bus.build_stream(id_))
+            self._forwarders[id_] = forwarder
+            forwarder.start()
+        if id_ in self._ending:
+            self._settle(build, engine, leader)
+        elif task is not None and phase in ("complete", "failed"):
+            self._ending[id_] = self._pool.submit(self._outcome, id_, service, task, engine)
+        elif task is not None and (task.node_id in down or phase == "stopped"):
+            self._drop(id_)
+            engine.remove(service.id)
+        elif time.time() - service.created > self._settings.build_timeout_s + GRACE_S:
+            self._ending[id_] = self._pool.submit(self._overtime, id_, service, task, engine)
+
+    def _overtime(self, id_: str, service: Service, task: Task | None, engine: Engine) -> Outcome:
+        text = self._output(id_, service, engine)
+        why = REASONS[3].format(timeout=self._settings.build_timeout_s)
+        if task is None or task.phase == "starting":
+            told = "no node had room for it" if task is None or not task.message else task.message
+            why = f"the build did not start within {self._settings.build_timeout_s} seconds: {told}"
+        return Outcome(text, failure=why)
+
+    def _output(self, id_: str, service: Service, engine: Engine) -> str:
+        try:
+            whole = engine.log(service.id)
+        except EngineError as error:
+            log.warning("build=%s: its output cannot be read: %s", id_, error)
+            whole = b""
+        forwarder = self._forwarders.get(id_)
+        if forwarder is not None:
+            forwarder.finish(whole)
+        return output.kept(whole)
+
+    def _outcome(self, id_: str, service: Service, task: Task, engine: Engine) -> Outcome:
+        text = self._output(id_, service, engine)
+        if task.phase == "failed":
+            reason = REASONS.get(task.exit_code or -1)
+            if reason is None:
+                return Outcome(text, failure=f"the build failed (exit code {task.exit_code}): {task.message}")
+            limits = {"timeout": self._settings.build_timeout_s, "memory": self._settings.build_memory_mb}
+            return Outcome(text, failure=reason.format(**limits))
+        return self._verified(id_, text)
+
+    def _verified(self, id_: str, text: str) -> Outcome:
+        """Check what the build stored. Raises StoreUnavailable: then it is tried again."""
+        slug, result_key = build_keys(id_)
+        try:
+            result = parse_result(self._store.read(result_key), self._settings.stack)
+            digest, size = self._store.digest(slug)
+        except ObjectMissing as error:
+            return Outcome(text, failure=f"the build ended without a slug: {error}")
+        except ResultRefused as error:
+            return Outcome(text, failure=str(error))
+        if digest != result.slug:
+            return Outcome(text, failure=f"the stored slug has the sha256 {digest}, the build said {result.slug}")
+        target = slug_key(digest)
+        if not self._store.exists(target):
+            self._store.copy(slug, target)
+        return Outcome(text, result=result, size=size)
+
+    def _settle(self, build: WantedBuild, engine: Engine, leader: Leader) -> None:
+        id_ = str(build.id)
+        future = self._ending[id_]
+        if not future.done():
+            return
+        try:
+            outcome = future.result()
+        except StoreUnavailable:
+            del self._ending[id_]  # the next step tries again
+            raise
+        leader.check()
+        status = self._record(build, outcome, leader)
+        del self._ending[id_]
+        self._drop(id_)
+        output.end_stream(self._bus, bus.build_stream(id_), status)
+        bus.announce(self._bus, "build", build.app)
+        log.info("build=%s app=%s %s %s", id_, build.app, status, outcome.failure or "")
+
+    def _record(self, build: WantedBuild, outcome: Outcome, leader: Leader) -> str:
+        with leader.session() as session:
+            row = session.get_one(Build, build.id)
+            app = session.get_one(App, row.app_id)
+            lock_app(session, app)
+            row.output, row.failure = outcome.output, outcome.failure
+            result = outcome.result
+            if result is None:
+                row.status = "failed"
+                return row.status
+            slug = Slug(
+                id=uuid.uuid4(),
+                app_id=row.app_id,
+                sha256=result.slug,
+                size=outcome.size,
+                stack=result.stack,
+                source_sha256=result.source_sha256,
+                source_version=row.source_version,
+                process_types=result.process_types,
+                buildpacks=list(result.buildpacks),
+            )
+            session.add(slug)
+            session.flush()
+            release = create_release(
+                session,
+                self._sealer,
+                app,
+                user=row.user,
+                description=f"Deploy {(row.source_version or result.slug)[:12]}",
+                slug=slug,
+                config=config_of(session, self._sealer, app),
+            )
+            row.status, row.slug_id, row.release_id = "succeeded", slug.id, release.id
+            return row.status
+
+    def _lost(self, build: WantedBuild, leader: Leader) -> None:
+        with leader.session() as session:
+            row = session.get_one(Build, build.id)
+            if build.second_attempt:
+                row.status, row.failure = "failed", "the build was lost twice with the engine's state: build again"
+            else:
+                row.status, row.failure = "pending", LOST
+        log.warning("build=%s app=%s was lost", build.id, build.app)
+        if build.second_attempt:
+            output.end_stream(self._bus, bus.build_stream(build.id), "failed")
+
+    def _clear(self, id_: str, service: Service, engine: Engine, leader: Leader) -> None:
+        """The build's row has ended: remove what is left of it."""
+        future = self._ending.pop(id_, None)
+        if future is not None:
+            future.cancel()
+        self._drop(id_)
+        with leader.session() as session:
+            row = session.get(Build, uuid.UUID(id_))
+            status = None if row is None else row.status
+        if status in ("succeeded", "failed"):
+            output.end_stream(self._bus, bus.build_stream(id_), status)
+        self._store.delete(build_keys(id_))
+        engine.remove(service.id)
+
+    def _drop(self, id_: str) -> None:
+        forwarder = self._forwarders.pop(id_, None)
+        if forwarder is not None:
+            forwarder.stop()
+
+
+class ResultRefused(ValueError):
+    """A build's result.json is not valid."""
+
+
+def parse_result(data: bytes, stack: str) -> Result:
+    """Return the result in `data`. Raises ResultRefused."""
+    try:
+        result = Result.model_validate(json.loads(data))
+        for type_ in result.process_types:
+            names.process_type(type_)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ResultRefused(f"the build's result.json is refused: {where}: {first['msg']}") from error
+    except ValueError as error:
+        raise ResultRefused(f"the build's result.json is refused: {error}") from error
+    if result.stack != stack:
+        raise ResultRefused(f"the build's result.json is refused: stack: {result.stack[:80]!r} is not {stack}")
+    return result
+
+
+def last_task(service: Service) -> Task | None:
+    """Return the newest task of a job."""
+    return max(service.tasks, key=lambda task: task.since, default=None)

@@ -1,0 +1,137 @@
+"""Slugs on nodes: a dyno starts from its node's own disk, so each slug is brought there first, by a job.
+
+What is where is remembered in memory only. A process manager that takes over learns it from the dynos that run,
+and asks the nodes for the rest (a job on a node that has the slug ends at once, without any network).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from psmgr import spec
+from psmgr.backoff import delay
+from psmgr.engine import Engine, NameTaken, Node, Service, ServiceSpec, Task
+from psmgr.plan import SLUG_EXITS
+from psmgr.settings import Settings
+
+log = logging.getLogger(__name__)
+
+JOB_S = 120.0
+AT_ONCE = 2
+TRIES_BEFORE_SETTLED = 2
+
+Url = Callable[[str], str]
+
+
+class Fetcher:
+    """Starts and ends fetch jobs, and knows which node has which slug."""
+
+    def __init__(self, settings: Settings, url: Url) -> None:
+        self._settings, self._url = settings, url
+        self._ready: tuple[Node, ...] = ()
+        self._jobs: dict[str, Service] = {}
+        self._tries: dict[str, tuple[int, float]] = {}
+        self.present: set[tuple[str, str]] = set()
+        self.obstacles: dict[str, str] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Return whether a job runs."""
+        return bool(self._jobs)
+
+    def settled(self) -> frozenset[str]:
+        """Return the slugs tried on every ready node, more than once, and there on some."""
+        ready = {node.id for node in self._ready}
+        tried = {slug for slug, (tries, _) in self._tries.items() if tries >= TRIES_BEFORE_SETTLED}
+        return frozenset(slug for node, slug in self.present if slug in tried and node in ready)
+
+    def observe(self, services: Iterable[Service], nodes: Iterable[Node], engine: Engine) -> None:
+        """Learn from the services' tasks, and remove jobs that ended."""
+        nodes = tuple(nodes)
+        self._ready = tuple(node for node in nodes if node.state == "ready")
+        known = {node.id for node in nodes}
+        self.present = {pair for pair in self.present if pair[0] in known}
+        self._jobs = {}
+        for service in services:
+            slug = service.labels.get(spec.SLUG)
+            if slug is None:
+                continue
+            if service.labels.get(spec.KIND) == "fetch":
+                self._jobs[slug] = service
+            else:
+                self._learn(slug, service.tasks)
+        for slug, service in list(self._jobs.items()):
+            self._end(slug, service, engine)
+
+    def missing(self, slug: str) -> tuple[Node, ...]:
+        """Return the ready nodes not known to have `slug`."""
+        return tuple(node for node in self._ready if (node.id, slug) not in self.present)
+
+    def start(self, slug: str, engine: Engine) -> bool:
+        """Start the job for `slug` where it is missing; return whether one was started."""
+        missing = self.missing(slug)
+        tries, not_before = self._tries.get(slug, (0, 0.0))
+        if not missing or slug in self._jobs or time.monotonic() < not_before:
+            return False
+        engine.create(self._job(slug, missing))
+        log.info("fetch slug=%s nodes=%s try=%d", slug[:12], ",".join(node.name for node in missing), tries + 1)
+        return True
+
+    def top_up(self, slugs: Iterable[str], engine: Engine) -> None:
+        """Bring what may be needed onto nodes that lack it (a fresh node lacks all), a few at a time."""
+        for slug in sorted(slugs):
+            if len(self._jobs) >= AT_ONCE:
+                return
+            if self.start(slug, engine):
+                return
+
+    def forget(self, keep: frozenset[str]) -> None:
+        """Know nothing any more of slugs that may have been removed from the nodes."""
+        self.present = {pair for pair in self.present if pair[1] in keep}
+        self._tries = {slug: value for slug, value in self._tries.items() if slug in keep}
+        self.obstacles = {slug: value for slug, value in self.obstacles.items() if slug in keep}
+
+    def _job(self, slug: str, missing: tuple[Node, ...]) -> ServiceSpec:
+        only = missing[0].id if len(missing) == 1 and len(self._ready) > 1 else None
+        return spec.fetch_spec(self._settings, slug=slug, url=self._url(slug), node_id=only)
+
+    def _learn(self, slug: str, tasks: Iterable[Task]) -> None:
+        for task in tasks:
+            if task.phase == "running":
+                self.present.add((task.node_id, slug))
+            elif task.phase == "failed" and task.exit_code in SLUG_EXITS and not self._newer_runs(task, tasks):
+                self.present.discard((task.node_id, slug))
+
+    def _newer_runs(self, task: Task, tasks: Iterable[Task]) -> bool:
+        return any(other.node_id == task.node_id and other.since > task.since for other in tasks)
+
+    def _end(self, slug: str, service: Service, engine: Engine) -> None:
+        only = service.labels.get(spec.NODE)
+        targets = {node.id: node for node in self._ready if only in (None, node.id)}
+        done = {task.node_id for task in service.tasks if task.phase == "complete"}
+        failed = {task.node_id: task for task in service.tasks if task.phase == "failed" and task.node_id not in done}
+        self.present.update((node, slug) for node in done)
+        if not set(targets) <= done | set(failed) and time.time() - service.created < JOB_S:
+            return
+        late = [node.name for id_, node in targets.items() if id_ not in done]
+        if late:
+            tries = self._tries.get(slug, (0, 0.0))[0] + 1
+            self._tries[slug] = (tries, time.monotonic() + delay(tries, cap=60.0))
+            why = next((task.message for task in failed.values() if task.message), "over time")
+            self.obstacles[slug] = f"the slug could not be fetched on {', '.join(sorted(late))}: {why}"
+            log.warning("fetch slug=%s failed: %s", slug[:12], self.obstacles[slug])
+        else:
+            self._tries.pop(slug, None)
+            self.obstacles.pop(slug, None)
+        engine.remove(service.id)
+        self._jobs.pop(slug, None)
+
+
+def sweep(settings: Settings, engine: Engine, keep: frozenset[str], older_than_min: int, number: int) -> None:
+    """Start the job that removes all other slugs from the nodes' caches."""
+    try:
+        engine.create(spec.sweep_spec(settings, keep=keep, older_than_min=older_than_min, number=number))
+    except NameTaken:
+        log.debug("a sweep runs already")

@@ -1,0 +1,127 @@
+"""The process manager's program. It never exits by itself: what is missing is waited for, and said once.
+
+psmgr acts when: the database answers, the platform's row says that it is our stage, and we hold the lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from blackstart.model.bus import connect
+from psmgr.backoff import delay
+from psmgr.desired import read_stage
+from psmgr.engine import EngineError
+from psmgr.leader import Leader, LeadershipLost
+from psmgr.loop import Reconciler
+from psmgr.settings import SettingRefused, Settings, settings_from
+from psmgr.store import Store
+from psmgr.swarm import Swarm
+from psmgr.wake import Wake, listen
+
+log = logging.getLogger("psmgr")
+STANDBY_S = 1.0
+
+
+class Psmgr:
+    """Takes part in leading until it is stopped."""
+
+    def __init__(self, settings: Settings, wake: Wake) -> None:
+        self._settings, self._wake = settings, wake
+        self._bus = connect(settings.bus_url, settings.ca)
+        self._engine = Swarm(settings.docker_host)
+        self._store = Store(settings)
+        self._failures = 0
+        self._told = ""
+
+    def run(self) -> None:
+        """Lead, stand by, or wait for the database, until stopped."""
+        listen(self._wake, self._bus, self._engine)
+        while not self._wake.stopping.is_set():
+            try:
+                with Leader(self._settings.database_url) as leader:
+                    self._with_database(leader)
+            except (SQLAlchemyError, LeadershipLost, OSError) as error:
+                self._failed("database", error)
+
+    def _with_database(self, leader: Leader) -> None:
+        while not self._wake.stopping.is_set():
+            with leader.session() as session:
+                stage = read_stage(session)
+            if stage != self._settings.stage:
+                leader.release()
+                self._tell(f"standing by: the platform's stage is {stage}, this one is for {self._settings.stage}")
+                self._wake.wait(STANDBY_S)
+            elif not leader.acquire():
+                self._failures = 0
+                self._tell("standing by: another process manager leads")
+                self._wake.wait(STANDBY_S)
+            else:
+                self._lead(leader, stage)
+        leader.release()
+
+    def _lead(self, leader: Leader, stage: str) -> None:
+        self._tell("leading")
+        reconciler = Reconciler(
+            self._settings, self._engine, self._bus, self._store, stopping=self._wake.stopping.is_set
+        )
+        try:
+            while not self._wake.stopping.is_set():
+                with leader.session() as session:
+                    if read_stage(session) != stage:
+                        return
+                try:
+                    pause = reconciler.step(leader, stage)
+                    self._recovered()
+                except EngineError as error:
+                    self._failed("engine", error)
+                    continue
+                self._wake.wait(pause)
+        finally:
+            reconciler.close()
+
+    def _failed(self, what: str, error: Exception) -> None:
+        self._failures += 1
+        # The first line of a driver's message says it; the rest is SQL.
+        self._tell(f"the {what} cannot be used, will try again: {str(error).splitlines()[0]}")
+        self._wake.stopping.wait(delay(self._failures))
+
+    def _recovered(self) -> None:
+        if self._failures:
+            self._failures = 0
+            self._tell("leading")
+
+    def _tell(self, text: str) -> None:
+        if text != self._told:
+            log.info(text)
+            self._told = text
+
+
+def main() -> int:
+    """Run until SIGTERM or SIGINT. Exit code 2: the settings are wrong."""
+    logging.basicConfig(
+        stream=sys.stdout, level=os.environ.get("LOG_LEVEL", "INFO"), format="%(levelname)s %(message)s", force=True
+    )
+    for noisy in ("botocore", "boto3", "urllib3", "docker"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        settings = settings_from()
+    except ValueError as error:
+        log.error("%s: %s", SettingRefused.__name__, error)
+        return 2
+    wake = Wake()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: wake.stop())
+    started = time.monotonic()
+    Psmgr(settings, wake).run()
+    log.info("stopped after %.0f s", time.monotonic() - started)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,285 @@
+"""Deciding what to do: a pure function of what should run and what runs. Doing it is elsewhere.
+
+Level-triggered: a plan is made anew each time from what is there, so it does not matter who made the last one,
+or how far it came. One call returns what can be done now; the next call, after that, returns what follows.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from psmgr import spec
+from psmgr.desired import WantedApp, WantedProcess, WantedRelease
+from psmgr.engine import Node, Service, Task
+
+RUNS_HEALTHY_S = 2.0
+CRASHES = 3
+SLUG_MISSING = 44
+SLUG_EXITS = (44, 45)
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Bring a slug onto the nodes that lack it."""
+
+    slug: str
+
+
+@dataclass(frozen=True)
+class Create:
+    """Start the service of one process type of a release."""
+
+    release: WantedRelease
+    process: WantedProcess
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Change a service's number of dynos."""
+
+    service: Service
+    replicas: int
+
+
+@dataclass(frozen=True)
+class Drain:
+    """Let the routers send nothing new to a service; it is removed when they have done so."""
+
+    service: Service
+
+
+@dataclass(frozen=True)
+class Remove:
+    """Remove a service."""
+
+    service: Service
+
+
+@dataclass(frozen=True)
+class Succeed:
+    """The release is healthy: from now on it is the one that serves."""
+
+    release: WantedRelease
+
+
+@dataclass(frozen=True)
+class Fail:
+    """The release cannot run; what ran before goes on."""
+
+    release_id: uuid.UUID
+    version: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Nothing of a deleted app runs any more: remove its rows and objects."""
+
+    app_id: uuid.UUID
+
+
+Action = Fetch | Create | Scale | Drain | Remove | Succeed | Fail | Forget
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known beside the services.
+
+    `present`: pairs (node id, slug). `settled`: slugs whose fetch was tried on every ready node and is on some.
+    `healthy`: task ids that answered. `drained`: service ids that get no requests. `overdue`: releases (ids)
+    over their deadline. `obstacles`: slug to the reason why it cannot be fetched.
+    """
+
+    now: float
+    nodes: tuple[Node, ...] = ()
+    present: frozenset[tuple[str, str]] = frozenset()
+    settled: frozenset[str] = frozenset()
+    healthy: frozenset[str] = frozenset()
+    drained: frozenset[str] = frozenset()
+    overdue: frozenset[uuid.UUID] = frozenset()
+    obstacles: dict[str, str] = field(default_factory=dict)
+    boot_s: float = 60.0
+
+    @property
+    def ready(self) -> tuple[Node, ...]:
+        """Return the nodes that may get dynos."""
+        return tuple(node for node in self.nodes if node.state == "ready")
+
+    def has(self, slug: str) -> bool:
+        """Return whether dynos of `slug` can start."""
+        nodes = self.ready
+        if not nodes:
+            return False
+        return slug in self.settled or all((node.id, slug) in self.present for node in nodes)
+
+
+def plan_app(app: WantedApp, services: Iterable[Service], facts: Facts) -> tuple[Action, ...]:
+    """Return what to do for `app` now. `services` are its own (one-offs and builds among them)."""
+    existing = tuple(services)
+    if app.deleting:
+        return tuple(Remove(service) for service in existing) or (Forget(app.id),)
+    own = tuple(service for service in existing if service.labels.get(spec.KIND) == "process")
+    actions: list[Action] = [
+        Fail(id_, version, f"superseded by v{app.rolling.version}" if app.rolling is not None else "superseded")
+        for id_, version in app.superseded
+    ]
+    if app.rolling is not None:
+        reason = failure_of(app.rolling, own, facts)
+        if reason is not None:
+            return (*actions, Fail(app.rolling.id, app.rolling.version, reason))
+    wanted: dict[tuple[str, int], tuple[WantedRelease, WantedProcess]] = {}
+    for release in (app.current, app.rolling):
+        if release is not None:
+            wanted.update({(process.type, release.version): (release, process) for process in release.processes})
+    _give_way(app, wanted, own, facts)
+    actions.extend(_removals(own, wanted, facts))
+    actions.extend(_starts(own, wanted, facts))
+    if app.rolling is not None and is_healthy(app.rolling, own, facts):
+        actions.append(Succeed(app.rolling))
+    return tuple(actions)
+
+
+def failure_of(release: WantedRelease, services: tuple[Service, ...], facts: Facts) -> str | None:
+    """Return why the pending `release` must be given up, or None."""
+    own = [service for service in services if version_of(service) == release.version]
+    for service in own:
+        crashed = [task for task in service.tasks if task.phase == "failed" and task.exit_code not in SLUG_EXITS]
+        # Failures that name no exit code are the engine's (no such image, a port taken): they count as well.
+        if len(crashed) >= CRASHES:
+            last = max(crashed, key=lambda task: task.since)
+            code = "" if last.exit_code is None else f" (exit code {last.exit_code})"
+            return f"{service.labels[spec.PROCESS]} crashed {len(crashed)} times{code}: {last.message}"
+    silent = _silent(release, own, facts)
+    if silent is not None:
+        return f"{silent} did not listen on $PORT ({spec.WEB_PORT}) within {facts.boot_s:.0f} seconds of its start"
+    if release.id not in facts.overdue:
+        return None
+    return f"not healthy within the deadline: {_obstacle(release, own, facts)}"
+
+
+def _silent(release: WantedRelease, services: list[Service], facts: Facts) -> str | None:
+    routed = {process.type for process in release.processes if process.routed}
+    for service in services:
+        for task in service.tasks if service.labels[spec.PROCESS] in routed else ():
+            late = facts.now - task.since > facts.boot_s
+            if task.phase == "running" and task.wanted and task.id not in facts.healthy and late:
+                return service.labels[spec.PROCESS]
+    return None
+
+
+def _obstacle(release: WantedRelease, services: list[Service], facts: Facts) -> str:
+    if not facts.ready:
+        return "no node is ready"
+    if not facts.has(release.slug):
+        return facts.obstacles.get(release.slug, "the slug is not on the nodes")
+    for process in release.processes:
+        service = next((s for s in services if s.labels[spec.PROCESS] == process.type), None)
+        if service is None:
+            return f"{process.type} was not started"
+        if not _process_healthy(process, service, facts):
+            waiting = [task for task in service.tasks if task.wanted and task.id not in facts.healthy]
+            told = next((task.message for task in waiting if task.phase != "running" and task.message), "")
+            port = f" does not listen on $PORT ({spec.WEB_PORT})" if process.routed else " does not stay up"
+            return f"{process.type}{port if not told else f' is not up: {told}'}"
+    return "it took too long"
+
+
+def is_healthy(release: WantedRelease, services: tuple[Service, ...], facts: Facts) -> bool:
+    """Return whether every dyno of `release` that should run is healthy."""
+    own = {s.labels[spec.PROCESS]: s for s in services if version_of(s) == release.version}
+    return all(
+        process.type in own and _process_healthy(process, own[process.type], facts) for process in release.processes
+    )
+
+
+def _process_healthy(process: WantedProcess, service: Service, facts: Facts) -> bool:
+    healthy = [task for task in service.tasks if task.wanted and is_up(task, process.routed, facts)]
+    if not process.everywhere:
+        return len({task.slot for task in healthy}) >= process.quantity and service.replicas == process.quantity
+    nodes = {node.id for node in facts.ready if not process.managers or node.role == "manager"}
+    return nodes != set() and nodes <= {task.node_id for task in healthy}
+
+
+def is_up(task: Task, routed: bool, facts: Facts) -> bool:
+    """Return whether the dyno is healthy: a routed one answers, any other has run for two seconds."""
+    if task.phase != "running":
+        return False
+    return task.id in facts.healthy if routed else facts.now - task.since >= RUNS_HEALTHY_S
+
+
+def version_of(service: Service) -> int:
+    """Return the release's version that the service runs."""
+    return int(service.labels[spec.VERSION])
+
+
+def _key(service: Service) -> tuple[str, int]:
+    return service.labels[spec.PROCESS], version_of(service)
+
+
+def _give_way(
+    app: WantedApp,
+    wanted: dict[tuple[str, int], tuple[WantedRelease, WantedProcess]],
+    services: tuple[Service, ...],
+    facts: Facts,
+) -> None:
+    """Where old and new may not run side by side, want only one of them.
+
+    The old one stays until all else of the new release is healthy and its slug is in place, so that a release
+    which fails early costs nothing.
+    """
+    if app.rolling is None or app.current is None:
+        return
+    rolling = app.rolling
+    exclusive = [process for process in rolling.processes if process.recreate]
+    others = tuple(process for process in rolling.processes if not process.recreate)
+    rest = WantedRelease(rolling.id, rolling.version, rolling.status, rolling.slug, rolling.stack, others)
+    begun = facts.has(rolling.slug) and is_healthy(rest, services, facts)
+    for process in exclusive:
+        started = any(_key(service) == (process.type, rolling.version) for service in services)
+        loser = app.current if begun or started else rolling
+        wanted.pop((process.type, loser.version), None)
+
+
+def _removals(
+    services: tuple[Service, ...],
+    wanted: dict[tuple[str, int], tuple[WantedRelease, WantedProcess]],
+    facts: Facts,
+) -> Iterable[Action]:
+    for service in services:
+        if _key(service) not in wanted:
+            yield Remove(service) if service.id in facts.drained else Drain(service)
+
+
+def _starts(
+    services: tuple[Service, ...],
+    wanted: dict[tuple[str, int], tuple[WantedRelease, WantedProcess]],
+    facts: Facts,
+) -> Iterable[Action]:
+    existing = {_key(service): service for service in services}
+    fetched: set[str] = set()
+    for key, (release, process) in wanted.items():
+        service = existing.get(key)
+        if service is not None:
+            if service.replicas is not None and service.replicas != process.quantity:
+                yield Scale(service, process.quantity)
+            if release.slug not in fetched and _lacks_slug(service):
+                fetched.add(release.slug)
+                yield Fetch(release.slug)
+            continue
+        if not facts.has(release.slug):
+            if release.slug not in fetched:
+                fetched.add(release.slug)
+                yield Fetch(release.slug)
+            continue
+        if process.recreate and any(other[0] == process.type for other in existing):
+            continue  # the old one must be gone first
+        yield Create(release, process)
+
+
+def _lacks_slug(service: Service) -> bool:
+    newest: dict[tuple[int, str], Task] = {}
+    for task in sorted(service.tasks, key=lambda task: task.since):
+        newest[task.slot, task.node_id] = task
+    return any(task.phase == "failed" and task.exit_code in SLUG_EXITS for task in newest.values())

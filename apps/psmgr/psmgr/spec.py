@@ -1,0 +1,263 @@
+"""From a release to the service that runs it. Pure and deterministic: two process managers compute the same.
+
+Nothing in a service's description expires: it holds no URL and no credential but the app's own config vars.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from blackstart.model.component import Component, Process
+from blackstart.model.sizes import DEFAULT, SIZES
+from psmgr.engine import Limits, Mode, Mount, Port, ServiceSpec
+from psmgr.settings import Settings
+
+DYNO = "/usr/lib/blackstart/dyno"
+ENTRY = ("tini", "-g", "--", DYNO)
+SLUGS = "/var/lib/blackstart/slugs"
+TRUST_DIR = "/etc/blackstart/trust"
+BUNDLE = f"{TRUST_DIR}/ca-bundle.pem"
+ENGINE_SOCKET = "/var/run/docker.sock"
+WEB_PORT = 5000
+NAME_LENGTH = 63  # an engine's service name is one DNS label
+
+# What the dyno's init needs until it drops them all: unpack and give away files (CHOWN, FOWNER, DAC_OVERRIDE),
+# become the unprivileged user (SETUID, SETGID, SETPCAP), and, for tini as root, pass signals on to it (KILL).
+CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETPCAP", "SETUID")
+
+PLATFORM, KIND = "blackstart.platform", "blackstart.kind"
+APP, APP_ID, PROCESS, VERSION = "blackstart.app", "blackstart.app_id", "blackstart.process", "blackstart.version"
+SLUG, BUILD, DYNO_ID, NODE = "blackstart.slug", "blackstart.build", "blackstart.dyno", "blackstart.node"
+
+TRUST_VARS = (
+    "SSL_CERT_FILE",
+    "PIP_CERT",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+    "AWS_CA_BUNDLE",
+)
+TRUST_ENV = dict.fromkeys(TRUST_VARS, BUNDLE)
+
+COMPONENT_PIDS = 1024
+# Docker expands Go templates in the environment; a config var must arrive as it was set.
+TEMPLATE = ("{{", '{{"{{"}}')
+
+
+def service_name(platform: str, app: str, process: str, version: int) -> str:
+    """Return the service's name; cut with a digest where it would be longer than the engine allows."""
+    return short(f"{platform}_{app}_{process}_v{version}")
+
+
+def short(name: str) -> str:
+    """Return `name`, or its start and a digest of it where it is too long for the engine."""
+    if len(name) <= NAME_LENGTH:
+        return name
+    return f"{name[: NAME_LENGTH - 11]}-{hashlib.sha256(name.encode()).hexdigest()[:10]}"
+
+
+def limits_of(component: Component | None, process: Process, size: str) -> Limits:
+    """Return the limits of a dyno. Only components have memory set aside: a user's app can never starve one."""
+    if component is None:
+        limit = SIZES.get(size.lower(), SIZES[DEFAULT.lower()])
+        return Limits(limit.memory_mb, limit.cpus, limit.pids)
+    return Limits(process.memory_mb, process.cpus, COMPONENT_PIDS, process.memory_mb // 2)
+
+
+def literal_env(values: Mapping[str, str]) -> dict[str, str]:
+    """Return `values` so that the engine hands them on unchanged."""
+    return {key: value.replace(*TEMPLATE) for key, value in values.items()}
+
+
+def is_routed(component: Component | None, type_: str) -> bool:
+    """Return whether routers send requests to dynos of `type_`."""
+    return type_ == "web" and not (component is not None and component.process(type_).network == "host")
+
+
+def process_spec(
+    settings: Settings,
+    *,
+    app: str,
+    app_id: str,
+    component: Component | None,
+    process_type: str,
+    command: str,
+    version: int,
+    slug: str,
+    stack: str,
+    quantity: int,
+    size: str,
+    config: Mapping[str, str],
+) -> ServiceSpec:
+    """Return the service of one process type of one release."""
+    process = Process() if component is None else component.process(process_type)
+    global_ = process.mode == "global"
+    dyno = f"{process_type}." + ("{{.Node.Hostname}}" if global_ else "{{.Task.Slot}}")
+    routed = is_routed(component, process_type)
+    mode: Mode = "global" if global_ else "replicated"
+    return ServiceSpec(
+        name=service_name(settings.platform, app, process_type, version),
+        labels=_labels(settings, "process", app, app_id) | {PROCESS: process_type, VERSION: str(version), SLUG: slug},
+        image=settings.stack_build if process.stack == "build" else stack,
+        command=(*ENTRY, "start", command),
+        env=_environment(config, slug, dyno) | ({"PORT": str(WEB_PORT)} if routed else {}),
+        limits=limits_of(component, process, size),
+        mode=mode,
+        replicas=quantity,
+        network=_network(settings, component, process),
+        alias=process.alias if _network(settings, component, process) == settings.platform else None,
+        ports=_ports(process, routed),
+        mounts=_mounts(settings, app, process),
+        constraints=_constraints(app, process),
+        capabilities=CAPABILITIES,
+        restart_delay_s=2 if component is None else 1,
+    )
+
+
+def one_off_spec(
+    settings: Settings,
+    *,
+    app: str,
+    app_id: str,
+    component: Component | None,
+    process_type: str,
+    dyno_id: str,
+    dyno_name: str,
+    command: str,
+    slug: str,
+    stack: str,
+    size: str,
+    config: Mapping[str, str],
+) -> ServiceSpec:
+    """Return the job of a one-off dyno. It gets the app's network and config, but no volume, port or socket."""
+    process = Process() if component is None else component.process(process_type)
+    network = _network(settings, component, process)
+    return ServiceSpec(
+        name=short(f"{settings.platform}_{app}_run_{dyno_id}"),
+        labels=_labels(settings, "one-off", app, app_id) | {DYNO_ID: dyno_id},
+        image=settings.stack_build if process.stack == "build" else stack,
+        command=(*ENTRY, "start", command),
+        env=_environment(config, slug, dyno_name),
+        limits=limits_of(component, process, size),
+        mode="job",
+        network=network,
+        mounts=_base_mounts(),
+        capabilities=CAPABILITIES,
+    )
+
+
+def build_spec(
+    settings: Settings,
+    *,
+    app: str,
+    app_id: str,
+    build_id: str,
+    attempt: int,
+    slug: str,
+    env: Mapping[str, str],
+) -> ServiceSpec:
+    """Return the job of a build: `compile`'s slug in the build stack, on the node's own bridge, with limits."""
+    return ServiceSpec(
+        name=short(f"{settings.platform}_build_{build_id}_{attempt}"),
+        labels=_labels(settings, "build", app, app_id) | {BUILD: build_id, VERSION: str(attempt)},
+        image=settings.stack_build,
+        command=(*ENTRY, "start", "bin/build"),
+        env=_environment(env, slug, f"build.{attempt}") | {"BLACKSTART_HOME": "/compile"},
+        limits=Limits(settings.build_memory_mb, settings.build_cpus, settings.build_pids),
+        mode="job",
+        mounts=_base_mounts(),
+        hosts=public_hosts(settings),
+        capabilities=CAPABILITIES,
+    )
+
+
+def fetch_spec(settings: Settings, *, slug: str, url: str, node_id: str | None) -> ServiceSpec:
+    """Return the job that brings a slug onto every node (or onto `node_id`). The URL lives as long as the job."""
+    host = urlsplit(settings.objects_url).hostname or ""
+    return ServiceSpec(
+        name=short(f"{settings.platform}_fetch_{slug[:32]}"),
+        labels={PLATFORM: settings.platform, KIND: "fetch", SLUG: slug} | ({} if node_id is None else {NODE: node_id}),
+        image=settings.stack,
+        command=(*ENTRY, "fetch"),
+        env=TRUST_ENV | {"BLACKSTART_SLUG": slug, "BLACKSTART_SLUG_URL": url},
+        limits=Limits(256, 1.0, 64),
+        mode="global-job",
+        network=settings.platform if "." not in host and ":" not in host and host != "localhost" else None,
+        mounts=(Mount(SLUGS, "/slugs", read_only=False), Mount(TRUST_DIR, TRUST_DIR)),
+        constraints=() if node_id is None else (f"node.id=={node_id}",),
+        hosts=public_hosts(settings),
+        capabilities=(),
+    )
+
+
+def sweep_spec(settings: Settings, *, keep: frozenset[str], older_than_min: int, number: int) -> ServiceSpec:
+    """Return the job that removes every slug but `keep` from every node's cache. Fresh ones may be on their way."""
+    names = [part for slug in sorted(keep) for part in ("!", "-name", f"{slug}.squashfs")]
+    return ServiceSpec(
+        name=short(f"{settings.platform}_sweep_{number}"),
+        labels={PLATFORM: settings.platform, KIND: "sweep"},
+        image=settings.stack,
+        command=(
+            *("find", "/slugs", "-maxdepth", "1", "-type", "f", "-mmin", f"+{older_than_min}"),
+            *names,
+            "-delete",
+        ),
+        env={},
+        limits=Limits(64, 0.5, 16),
+        mode="global-job",
+        mounts=(Mount(SLUGS, "/slugs", read_only=False),),
+    )
+
+
+def public_hosts(settings: Settings) -> tuple[str, ...]:
+    """Return the host entries (`address name`) a dyno needs to reach the object store through the routers.
+
+    The platform's own domain need not be in any DNS; a host outside of it must be.
+    """
+    host = urlsplit(settings.objects_public_url).hostname or ""
+    if not host.endswith(f".{settings.domain}"):
+        return ()
+    return tuple(f"{address} {host}" for address in settings.node_addresses)
+
+
+def _labels(settings: Settings, kind: str, app: str, app_id: str) -> dict[str, str]:
+    return {PLATFORM: settings.platform, KIND: kind, APP: app, APP_ID: app_id}
+
+
+def _environment(config: Mapping[str, str], slug: str, dyno: str) -> dict[str, str]:
+    own = {"BLACKSTART_SLUG": slug, "DYNO": dyno, "NODE": "{{.Node.Hostname}}"}
+    return TRUST_ENV | literal_env(config) | own
+
+
+def _network(settings: Settings, component: Component | None, process: Process) -> str | None:
+    if component is None:
+        return None
+    return "host" if process.network == "host" else settings.platform
+
+
+def _ports(process: Process, routed: bool) -> tuple[Port, ...]:
+    if process.network == "host":
+        return ()
+    fixed = tuple(Port(port.target, port.port) for port in process.publish)
+    return (*((Port(WEB_PORT),) if routed else ()), *fixed)
+
+
+def _base_mounts() -> tuple[Mount, ...]:
+    return (Mount(SLUGS, "/slugs"), Mount(TRUST_DIR, TRUST_DIR))
+
+
+def _mounts(settings: Settings, app: str, process: Process) -> tuple[Mount, ...]:
+    mounts = list(_base_mounts())
+    if process.volume:
+        mounts.append(Mount(f"{settings.platform}-{app}", "/data", kind="volume", read_only=False))
+    if process.engine_socket:
+        mounts.append(Mount(ENGINE_SOCKET, ENGINE_SOCKET, read_only=False))
+    mounts.extend(Mount(path, path, read_only=False) for path in process.mounts)
+    return tuple(mounts)
+
+
+def _constraints(app: str, process: Process) -> tuple[str, ...]:
+    volume = (f"node.labels.blackstart.{app}==true",) if process.volume else ()
+    return (*volume, *(("node.role==manager",) if process.managers else ()))

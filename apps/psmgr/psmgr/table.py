@@ -1,0 +1,132 @@
+"""The routing table on the bus, what routers say that they applied, and what may therefore be removed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import redis
+
+from blackstart.model import bus
+from psmgr import routes, spec
+from psmgr.desired import WantedApp
+from psmgr.engine import Node, Service
+
+log = logging.getLogger(__name__)
+
+
+class RouteBoard:
+    """Publishes the table when it changed, and when the bus lost it."""
+
+    def __init__(self, client: redis.Redis, *, ack_s: float, drain_s: float) -> None:
+        self._bus, self._ack_s, self._drain_s = client, ack_s, drain_s
+        self._version = 0
+        self._table: routes.Table | None = None
+        self._acks: list[routes.Ack] = []
+        self._routers_seen_at: float | None = None
+        self._draining: dict[str, float] = {}
+        self._silent = False
+        self._missing = True
+
+    @property
+    def table(self) -> routes.Table:
+        """Return the last table known."""
+        return routes.EMPTY if self._table is None else self._table
+
+    @property
+    def known(self) -> bool:
+        """Return whether the bus was read, so that `table` is what routers use."""
+        return self._table is not None
+
+    @property
+    def missing(self) -> bool:
+        """Return whether the bus, when last read, held no table."""
+        return self._missing
+
+    def read(self, nodes: Iterable[Node]) -> bool:
+        """Read what the bus holds. Returns False, and changes nothing, while the bus does not answer."""
+        keys = [bus.ROUTES, *(bus.router_key(node.name) for node in nodes)]
+        try:
+            values: Any = self._bus.mget(keys)
+        except redis.RedisError as error:
+            self._tell(error)
+            return False
+        if self._silent:
+            log.info("the bus answers again")
+            self._silent = False
+        found = routes.parse_table(values[0])
+        if found is not None and (self._table is None or found[0] > self._version):
+            self._version, self._table = found
+        acks = [routes.parse_ack(value) for value in values[1:]]
+        self._acks = [ack for ack in acks if ack is not None]
+        if self._acks:
+            self._routers_seen_at = time.monotonic()
+        self._missing = found is None
+        return True
+
+    def publish(self, table: routes.Table) -> bool:
+        """Publish `table` unless the bus holds it already; return whether it was written."""
+        if table == self._table and not self._missing:
+            return False
+        version = routes.next_version(self._version, time.time())
+        try:
+            with self._bus.pipeline(transaction=True) as pipeline:
+                pipeline.set(bus.ROUTES, json.dumps({"version": version, **table}, sort_keys=True))
+                pipeline.publish(bus.ROUTES, version)
+                pipeline.execute()
+        except redis.RedisError as error:
+            self._tell(error)
+            return False
+        self._version, self._table, self._missing = version, table, False
+        log.info("routes version=%d apps=%d", version, len(table["apps"]))
+        return True
+
+    def drained(self, apps: Iterable[WantedApp], services: Iterable[Service], planned: routes.Table) -> frozenset[str]:
+        """Return the ids of services that may be removed without failing a request. `planned` is the next table."""
+        by_id = {str(app.id): app for app in apps}
+        ready = routes.ready_ids(planned)
+        published = routes.ready_ids(self.table)
+        found: set[str] = set()
+        draining: dict[str, float] = {}
+        for service in services:
+            app = by_id.get(service.labels.get(spec.APP_ID, ""))
+            if service.labels.get(spec.KIND) != "process":
+                continue
+            if app is None or not spec.is_routed(app.component, service.labels[spec.PROCESS]):
+                found.add(service.id)
+                continue
+            tasks = frozenset(task.id for task in service.tasks)
+            if tasks & (ready | published):
+                continue
+            since = self._draining.get(service.id, time.monotonic())
+            draining[service.id] = since
+            if self._may_go(tasks, time.monotonic() - since, ready, published):
+                found.add(service.id)
+        self._draining = draining
+        return frozenset(found)
+
+    def _may_go(self, tasks: frozenset[str], waited_s: float, ready: frozenset[str], published: frozenset[str]) -> bool:
+        if not self.known:
+            return not any(tasks)  # the routers may use what is not known here
+        routed = bool(tasks & routes.routed_ids(self.table))
+        # Routers that were there a moment ago and do not say anything now get the time to come back.
+        if routed and not self._acks and self._routers_seen_at is not None and waited_s < self._ack_s:
+            return False
+        return routes.drained(
+            tasks,
+            ready=ready,
+            ready_at_routers=published,
+            version=self._version,
+            acks=self._acks if routed else (),
+            waited_s=waited_s,
+            ack_s=self._ack_s,
+            drain_s=self._drain_s,
+        )
+
+    def _tell(self, error: Exception) -> None:
+        if not self._silent:
+            log.warning("the bus does not answer, routers go on with the table they have: %s", error)
+            self._silent = True
