@@ -1,0 +1,1 @@
+"""The platform's message bus: Redis over TLS, with what it holds disposable."""
