@@ -17,7 +17,7 @@ def objects_of(session: Session, app_id: uuid.UUID) -> list[str]:
     own = select(Slug.sha256).where(Slug.app_id == app_id)
     shared = select(Slug.sha256).where(Slug.app_id != app_id)
     slugs = session.scalars(own.where(Slug.sha256.not_in(shared)).distinct())
-    builds = session.execute(select(Build.id, Build.source_id).where(Build.app_id == app_id)).tuples().all()
+    builds = session.execute(select(Build.id, Build.source_id).where(Build.app_id == app_id)).all()
     keys = [slug_key(slug) for slug in slugs]
     keys += [key for id_, _ in builds for key in build_keys(id_)]
     keys += [
@@ -45,7 +45,7 @@ def slugs_to_keep(session: Session, also: Iterable[str]) -> frozenset[str]:
         .where(Release.status != "failed")
         .order_by(Release.app_id, Release.version.desc())
     )
-    for app_id, status, slug in session.execute(query).tuples():
+    for app_id, status, slug in session.execute(query):
         if seen.get(app_id, 0) < 2:
             keep.add(slug)
             seen[app_id] = seen.get(app_id, 0) + (status == "succeeded")

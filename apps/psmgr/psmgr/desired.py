@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
 from blackstart.model.component import Component, load_component
@@ -175,18 +175,17 @@ def _process(component: Component | None, formation: Formation, command: str) ->
 
 def _releases(session: Session) -> dict[uuid.UUID, list[tuple[Release, Slug]]]:
     newest = (
-        select(Release.id)
+        select(Release.app_id, func.max(Release.version))
         .where(Release.status == "succeeded", Release.slug_id.is_not(None))
-        .distinct(Release.app_id)
-        .order_by(Release.app_id, Release.version.desc())
+        .group_by(Release.app_id)
     )
     query = (
         select(Release, Slug)
         .join(Slug, Slug.id == Release.slug_id)
-        .where((Release.status == "pending") | Release.id.in_(newest))
+        .where((Release.status == "pending") | tuple_(Release.app_id, Release.version).in_(newest))
     )
     found: dict[uuid.UUID, list[tuple[Release, Slug]]] = {}
-    for release, slug in session.execute(query).tuples():
+    for release, slug in session.execute(query):
         found.setdefault(release.app_id, []).append((release, slug))
     return found
 
@@ -200,7 +199,7 @@ def _builds(session: Session) -> tuple[WantedBuild, ...]:
     )
     return tuple(
         WantedBuild(id_, app_id, app, status, failure is not None)
-        for id_, app_id, app, status, failure in session.execute(query).tuples()
+        for id_, app_id, app, status, failure in session.execute(query)
     )
 
 
@@ -215,5 +214,5 @@ def _one_offs(session: Session) -> tuple[WantedOneOff, ...]:
     )
     return tuple(
         WantedOneOff(dyno.id, dyno.app_id, app, dyno.name, dyno.state, dyno.stop_requested, dyno.time_limit_s, slug)
-        for dyno, app, slug in session.execute(query).tuples()
+        for dyno, app, slug in session.execute(query)
     )

@@ -56,7 +56,7 @@ class Reconciler:
         self._swept = time.monotonic()
         self._sweep_wish: int | None = None
         self._told_broken: dict[str, str] = {}
-        self._moved = False
+        self._moved = self._draining = False
 
     def close(self) -> None:
         """Let go of what runs in the background."""
@@ -64,7 +64,7 @@ class Reconciler:
 
     def step(self, leader: Leader, stage: str) -> float:
         """Make one pass; return the seconds until the next one is due."""
-        self._moved = False
+        self._moved = self._draining = False
         engine = FencedEngine(self._raw_engine, leader.check)
         with leader.session() as session:
             desired = read_desired(session, stage)
@@ -102,7 +102,7 @@ class Reconciler:
 
     def _waits(self, desired: Desired, services: tuple[Service, ...]) -> bool:
         """Return whether something is under way that the engine does not tell of."""
-        if self._fetcher.busy or self._one_offs.busy or self._builds.busy or desired.builds:
+        if self._draining or self._fetcher.busy or self._one_offs.busy or self._builds.busy or desired.builds:
             return True
         if any(app.rolling is not None or app.deleting for app in desired.apps):
             return True
@@ -192,7 +192,7 @@ class Reconciler:
                 engine.scale(service.id, replicas)
                 self._moved = True
             case Drain():
-                pass  # the routing table says it to the routers
+                self._draining = True  # the routing table says it to the routers
             case Remove(service):
                 log.info("remove service=%s", service.name)
                 engine.remove(service.id)

@@ -1,0 +1,211 @@
+"""The reconcile loop against a real database and bus, on an engine in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import redis
+from sqlalchemy import select, update
+
+from blackstart.model.tables import App, Build, Dyno, Node, Release, Slug
+
+
+def kinds(world: Any) -> list[str]:
+    return [write for write in world.engine.writes if "_fetch_" not in write]
+
+
+def test_a_release_becomes_a_service_and_a_route(world: Any) -> None:
+    app = world.app("shop")
+    world.release(app)
+    world.until(lambda: world.status(app, 1) == "succeeded" and world.routes().get("hosts"))
+    service = world.engine.named("t_shop_web_v1")
+    assert world.routes()["hosts"] == {"shop.t.internal": "shop"}
+    (server,) = world.routes()["apps"]["shop"]["servers"]
+    assert server == {
+        "id": service.tasks[0].id,
+        "address": "127.0.0.1",
+        "port": service.tasks[0].ports[5000],
+        "state": "ready",
+    }
+
+
+def test_a_new_release_takes_over_only_when_routers_know_it(world: Any) -> None:
+    app = world.app("shop")
+    world.release(app)
+    world.until(lambda: world.status(app, 1) == "succeeded" and world.routes().get("hosts"))
+    world.ack()
+    old = world.engine.named("t_shop_web_v1").tasks[0].id
+    world.release(app, slug="2" * 64)
+    world.until(lambda: world.status(app, 2) == "succeeded")
+    world.step()
+    states = {server["id"]: server["state"] for server in world.routes()["apps"]["shop"]["servers"]}
+    assert states[old] == "drain"
+    assert sorted(states.values()) == ["drain", "ready"]
+    world.ack(sessions={old: 1})
+    world.step()
+    assert world.engine.named("t_shop_web_v1") is not None
+    world.ack(sessions={old: 0})
+    world.until(lambda: world.engine.named("t_shop_web_v1") is None)
+    world.until(lambda: len(world.routes()["apps"]["shop"]["servers"]) == 1)
+
+
+def test_without_the_bus_no_web_process_is_taken_away(world: Any, monkeypatch: Any) -> None:
+    app = world.app("shop")
+    world.release(app)
+    world.until(lambda: world.status(app, 1) == "succeeded" and world.routes().get("hosts"))
+
+    def dead(*_: object, **__: object) -> None:
+        raise redis.ConnectionError("the bus is dead")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.bus, "mget", dead)
+        patch.setattr(world.bus, "pipeline", dead)
+        world.release(app, slug="2" * 64)
+        world.until(lambda: world.status(app, 2) == "succeeded")
+        for _ in range(5):
+            world.step()
+        assert world.engine.named("t_shop_web_v1") is not None
+    world.until(lambda: world.engine.named("t_shop_web_v1") is None)
+
+
+def test_the_table_returns_when_the_bus_lost_it(world: Any) -> None:
+    app = world.app("shop")
+    world.release(app)
+    world.until(lambda: world.status(app, 1) == "succeeded" and world.routes().get("hosts"))
+    version = world.routes()["version"]
+    world.bus.flushall()
+    world.until(lambda: world.routes().get("hosts"))
+    assert world.routes()["version"] > version
+
+
+def test_a_crashing_release_fails_and_the_old_one_goes_on(world: Any) -> None:
+    app = world.app("shop")
+    world.release(app)
+    world.until(lambda: world.status(app, 1) == "succeeded" and world.routes().get("hosts"))
+
+    def crash(spec: Any, task: Any) -> Any:
+        if not spec.name.endswith("_v2"):
+            return task
+        return dataclasses.replace(task, phase="failed", exit_code=1, message="task: non-zero exit (1)")
+
+    world.engine.behave = crash
+    world.release(app, slug="2" * 64, types={"web": "serve"})
+    world.until(lambda: world.engine.named("t_shop_web_v2"))
+    service = world.engine.named("t_shop_web_v2")
+    crashed = tuple(dataclasses.replace(service.tasks[0], id=f"x{i}") for i in range(3))
+    world.engine.running[service.id] = dataclasses.replace(service, tasks=crashed)
+    before = world.engine.named("t_shop_web_v1")
+    world.until(lambda: world.engine.named("t_shop_web_v2") is None)
+    assert world.status(app, 2) == "failed"
+    assert "web crashed 3 times (exit code 1)" in world.failure(app, 2)
+    assert world.engine.named("t_shop_web_v1") == before
+
+
+def test_a_new_process_manager_re_creates_nothing(world: Any) -> None:
+    apps = [world.app(name) for name in ("one", "two")]
+    for app in apps:
+        world.release(app, types={"web": "serve", "worker": "work"})
+        world.scale(app, "worker", 2)
+    world.until(lambda: all(world.status(app, 1) == "succeeded" for app in apps))
+    world.until(lambda: len(world.routes()["hosts"]) == 2 and not world.reconciler._fetcher.busy)
+    before = {s.id: s for s in world.engine.running.values()}
+    table, writes = world.routes(), len(kinds(world))
+    world.reconciler = world.fresh_reconciler()
+    for _ in range(10):
+        world.step()
+    assert {id_: s for id_, s in world.engine.running.items() if id_ in before} == before
+    assert kinds(world)[writes:] == []
+    assert world.routes() == table
+
+
+def test_scaling_changes_the_running_service(world: Any) -> None:
+    app = world.app("shop")
+    world.release(app)
+    world.until(lambda: world.status(app, 1) == "succeeded")
+    service = world.engine.named("t_shop_web_v1")
+    world.scale(app, "web", 3)
+    world.until(lambda: len(world.routes()["apps"]["shop"]["servers"]) == 3)
+    assert world.engine.named("t_shop_web_v1").id == service.id
+    world.scale(app, "web", 0)
+    world.until(lambda: world.engine.named("t_shop_web_v1") is None)
+
+
+def test_skipped_releases_are_superseded(world: Any) -> None:
+    app = world.app("shop")
+    for number in (1, 2, 3):
+        world.release(app, slug=str(number) * 64)
+    world.until(lambda: world.status(app, 3) == "succeeded")
+    assert world.failure(app, 1) == "superseded by v3"
+    assert world.status(app, 2) == "failed"
+    assert not any(name.endswith(("_v1", "_v2")) for name in world.engine.names())
+
+
+def test_a_deleted_app_leaves_nothing(world: Any) -> None:
+    app, other = world.app("shop"), world.app("other")
+    world.release(app)
+    world.release(other, slug="2" * 64)
+    world.store.objects = {
+        f"slugs/{'1' * 64}.squashfs": b"x",
+        f"slugs/{'2' * 64}.squashfs": b"y",
+        f"caches/{app}": b"z",
+    }
+    world.until(lambda: world.status(app, 1) == "succeeded")
+    with world.transaction() as session:
+        session.execute(update(App).where(App.id == app).values(deleting=True))
+    world.until(lambda: any("_sweep_" in write for write in world.engine.writes))
+    assert not any("shop" in name for name in world.engine.names())
+    assert list(world.store.objects) == [f"slugs/{'2' * 64}.squashfs"]
+    world.until(lambda: list(world.routes()["hosts"]) == ["other.t.internal"])
+    with world.transaction() as session:
+        for table in (App, Release, Slug, Dyno):
+            column = table.id if table is App else table.app_id
+            assert session.scalars(select(table).where(column == app)).all() == []
+
+
+def test_dynos_and_nodes_are_shown(world: Any) -> None:
+    app = world.app("shop")
+    world.release(app)
+    world.scale(app, "web", 2)
+    world.until(lambda: world.status(app, 1) == "succeeded")
+    world.step()
+    with world.transaction() as session:
+        rows = session.scalars(select(Dyno).order_by(Dyno.name)).all()
+        assert [(row.name, row.state, row.command) for row in rows] == [
+            ("web.1", "up", "serve"),
+            ("web.2", "up", "serve"),
+        ]
+        assert [node.name for node in session.scalars(select(Node).order_by(Node.name))] == ["node1", "node2"]
+    world.scale(app, "web", 1)
+    world.until(lambda: len(world.engine.named("t_shop_web_v1").tasks) == 1)
+    world.step()
+    with world.transaction() as session:
+        assert session.scalars(select(Dyno.name)).all() == ["web.1"]
+
+
+def test_one_broken_app_does_not_stop_the_others(world: Any) -> None:
+    bad, good = world.app("bad"), world.app("good")
+    world.release(bad)
+    with world.transaction() as session:
+        session.execute(update(Release).where(Release.app_id == bad).values(config=b"1garbage" * 9))
+    world.release(good)
+    world.until(lambda: world.status(good, 1) == "succeeded")
+    assert world.status(bad, 1) == "pending"
+
+
+def test_the_old_one_is_gone_before_the_new_one_comes_where_they_share_a_volume(world: Any) -> None:
+    component = {"name": "postgres", "processes": {"db": {"volume": True, "strategy": "recreate", "quantity": 1}}}
+    app = world.app("postgres", component)
+    world.release(app, types={"db": "bin/db"})
+    world.scale(app, "db", 1)
+    world.until(lambda: world.engine.named("t_postgres_db_v2") or world.status(app, 1) == "succeeded")
+    world.release(app, slug="2" * 64, types={"db": "bin/db"})
+    world.until(lambda: world.status(app, 2) == "succeeded")
+    own = [write for write in kinds(world) if "postgres" in write]
+    assert own == ["create t_postgres_db_v1", "remove t_postgres_db_v1", "create t_postgres_db_v2"]
+
+
+def test_no_build_is_lost(world: Any) -> None:
+    assert world.engine is not None
+    with world.transaction() as session:
+        assert session.scalars(select(Build)).all() == []
