@@ -20,6 +20,7 @@ from deploys.lib.context import in_runtime, in_stage0, me, platform
 
 PACKAGES = ["docker.io", "docker-cli", "iptables", "nftables", "ca-certificates"]
 ENGINE_TCP = (2377, 7946)
+DYNO_UID = 10000
 FREE_MB = 4000
 VXLAN_BYTES = 50
 DEFAULT_MTU = 1500
@@ -29,7 +30,7 @@ FOLDERS = (
     (TRUST, "root", "0755"),
     ("/var/lib/blackstart", "root", "0755"),
     ("/var/lib/blackstart/slugs", "root", "0700"),
-    ("/var/lib/blackstart/router", "10000", "0700"),
+    ("/var/lib/blackstart/router", "dyno", "0700"),
 )
 
 
@@ -59,6 +60,7 @@ def check() -> None:
 @deploy("Base")
 def base() -> None:
     """Folders and packages."""
+    server.user(name="Make the user that dynos run as", user="dyno", uid=DYNO_UID, system=True, home="/nonexistent", shell="/usr/sbin/nologin", ensure_home=False)
     for path, owner, mode in host.loop(FOLDERS):
         files.directory(name=f"Make {path}", path=path, user=owner, group=owner, mode=mode)
     if me().settings.apt_mirror is not None:
