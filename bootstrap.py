@@ -3,6 +3,7 @@
 
     python3 bootstrap.py up      from bare machines to a self-hosted platform
     python3 bootstrap.py test    the whole test suite
+    python3 bootstrap.py check   lint and types
     python3 bootstrap.py --help  everything else
 """
 
@@ -14,7 +15,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
-LOCKS = {"test": "requirements-test.lock", "": "requirements.lock"}
+LOCK, TEST_LOCK = "requirements.lock", "requirements-test.lock"
+FOR_TESTS = ("test", "check")
 INSTALL_SECONDS = 900
 
 
@@ -22,9 +24,9 @@ def main() -> None:
     """Make the environment where it is missing or old, and go on in it."""
     if sys.version_info < (3, 11):
         sys.exit(f"bootstrap.py needs Python 3.11 or newer; this is {sys.version.split()[0]}. Use Debian 12 or 13.")
-    lock = ROOT / LOCKS["test" if "test" in sys.argv[1:2] else ""]
+    lock = ROOT / (TEST_LOCK if sys.argv[1:2] and sys.argv[1] in FOR_TESTS else LOCK)
     python = VENV / "bin" / "python"
-    if not (_is_current(lock) or _is_current(ROOT / LOCKS["test"])):
+    if not (_is_current(lock) or _is_current(ROOT / TEST_LOCK)):
         _make_environment(python, lock)
     os.chdir(ROOT)
     os.execv(python, [str(python), "-m", "blackstart", *sys.argv[1:]])

@@ -29,6 +29,7 @@ from blackstart.up import STEPS, Run
 
 LOCAL = "inventories/local.py"
 BUILD_SECONDS = 1200.0
+TYPED = ("blackstart", "deploys", "bootstrap.py", "apps/api/api", "apps/psmgr/psmgr", "apps/compile/compiler", "apps/router/router")
 
 DESCRIPTION = """\
 Blackstart turns bare machines into a platform that runs, compiles and repairs itself as apps on itself.
@@ -82,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     api.add_argument("path", help="for example /apps/hello/formation")
     api.add_argument("body", nargs="?", help="JSON")
 
+    _command(commands, "check", "lint and types", _check)
     test = _command(commands, "test", "run the whole test suite, real machines included", _test)
     test.add_argument("pytest", nargs="*", help="what pytest takes; give options after --")
     return parser
@@ -230,6 +232,12 @@ def _test(arguments: argparse.Namespace) -> int:
     run_deploy("@local", "host", log=lambda text: progress.line("host", text))
     run_deploy("@local", "host_tests", log=lambda text: progress.line("host", text))
     return subprocess.call([sys.executable, "-m", "pytest", *arguments.pytest], cwd=checkout_root())
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    """Run every check, also when an earlier one failed."""
+    checks = (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy", *TYPED])
+    return max(subprocess.call([sys.executable, "-m", *check], cwd=checkout_root()) for check in checks)
 
 
 def _stop_cleanly() -> None:
