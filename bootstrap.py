@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """The operator's script. Needs nothing but Python 3.11: it makes its own virtual environment from the lock, then runs.
 
-    python3 bootstrap.py up      from bare machines to a self-hosted platform
-    python3 bootstrap.py test    the whole test suite
-    python3 bootstrap.py check   lint and types
-    python3 bootstrap.py --help  everything else
+python3 bootstrap.py up      from bare machines to a self-hosted platform
+python3 bootstrap.py test    the whole test suite
+python3 bootstrap.py check   lint and types
+python3 bootstrap.py --help  everything else
 """
 
 import hashlib
@@ -61,13 +61,17 @@ def _ensure_venv_module() -> None:
     _run(["apt-get", "install", "-qq", "-y", "--no-install-recommends", "python3-venv"], env=quiet)
 
 
-def _run(argv: list, env: "dict | None" = None) -> None:
+def _run(argv: list[str], env: dict[str, str] | None = None) -> None:
     try:
         done = subprocess.run(argv, env=env, stdout=sys.stderr, timeout=INSTALL_SECONDS)
     except subprocess.TimeoutExpired:
-        sys.exit(f"{' '.join(argv[:4])} did not end within {INSTALL_SECONDS} s. Check the network, then run this again.")
+        sys.exit(
+            f"{' '.join(argv[:4])} did not end within {INSTALL_SECONDS} s. Check the network, then run this again."
+        )
     if done.returncode != 0:
-        sys.exit(f"{' '.join(argv[:4])} failed (exit code {done.returncode}). Its reason is above; run this again when it is removed.")
+        sys.exit(
+            f"{' '.join(argv[:4])} failed (exit code {done.returncode}). Its reason is above; run this again when it is removed."
+        )
 
 
 if __name__ == "__main__":

@@ -16,11 +16,17 @@ from typing import Any
 from blackstart import __version__, observe
 from blackstart.deploys import run_deploy
 from blackstart.errors import BlackstartError, InventoryError, StopRequested
-from blackstart.inventory import Inventory, load_inventory
+from blackstart.inventory import load_inventory
 from blackstart.journal import Journal
 from blackstart.platform import Platform
 from blackstart.progress import Progress, error
-from blackstart.providers.options import DEFAULT_NODES, DEFAULT_PLATFORM, DEFAULT_SUBNET, local_platform, remember_options
+from blackstart.providers.options import (
+    DEFAULT_NODES,
+    DEFAULT_PLATFORM,
+    DEFAULT_SUBNET,
+    local_platform,
+    remember_options,
+)
 from blackstart.sources import checkout_root, folder_source
 from blackstart.state import State
 from blackstart.status import platform_status, print_status
@@ -29,7 +35,15 @@ from blackstart.up import STEPS, Run
 
 LOCAL = "inventories/local.py"
 BUILD_SECONDS = 1200.0
-TYPED = ("blackstart", "deploys", "bootstrap.py", "apps/api/api", "apps/psmgr/psmgr", "apps/compile/compiler", "apps/router/router")
+TYPED = (
+    "blackstart",
+    "deploys",
+    "bootstrap.py",
+    "apps/api/api",
+    "apps/psmgr/psmgr",
+    "apps/compile/compiler",
+    "apps/router/router",
+)
 
 DESCRIPTION = """\
 Blackstart turns bare machines into a platform that runs, compiles and repairs itself as apps on itself.
@@ -67,8 +81,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    up = _command(commands, "up", "from bare machines to a self-hosted platform; run it again to go on after a failure", _up)
-    up.add_argument("--nodes", type=int, metavar="N", help=f"local machines to run on, 1 to 9 (default {DEFAULT_NODES})")
+    up = _command(
+        commands, "up", "from bare machines to a self-hosted platform; run it again to go on after a failure", _up
+    )
+    up.add_argument(
+        "--nodes", type=int, metavar="N", help=f"local machines to run on, 1 to 9 (default {DEFAULT_NODES})"
+    )
     up.add_argument("--subnet", metavar="NET", help=f"a free private /24 for local machines (default {DEFAULT_SUBNET})")
 
     _command(commands, "status", "what runs, and where", _status)
@@ -95,15 +113,17 @@ def _command(
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     parser.add_argument("--inventory", default=LOCAL, metavar="FILE", help=f"a pyinfra inventory (default {LOCAL})")
     default = os.environ.get("BLACKSTART_PLATFORM", DEFAULT_PLATFORM)
-    parser.add_argument("--platform", default=default, metavar="NAME", help=f"the local platform's name (default {default})")
+    parser.add_argument(
+        "--platform", default=default, metavar="NAME", help=f"the local platform's name (default {default})"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON on standard output")
     parser.set_defaults(command=function)
     return parser
 
 
-def _load(arguments: argparse.Namespace) -> tuple[Inventory, Platform]:
+def _load(arguments: argparse.Namespace) -> Platform:
     inventory = load_inventory(Path(arguments.inventory))
-    return inventory, Platform(inventory=inventory, state=State.of(inventory.platform))
+    return Platform(inventory=inventory, state=State.of(inventory.platform))
 
 
 def _is_local(arguments: argparse.Namespace) -> bool:
@@ -114,8 +134,10 @@ def _up(arguments: argparse.Namespace) -> int:
     if _is_local(arguments):
         remember_options(State.of(arguments.platform), nodes=arguments.nodes, subnet=arguments.subnet)
     elif arguments.nodes is not None or arguments.subnet is not None:
-        raise InventoryError("--nodes and --subnet are for local machines", fix=f"name the hosts in {arguments.inventory}")
-    inventory, platform = _load(arguments)
+        raise InventoryError(
+            "--nodes and --subnet are for local machines", fix=f"name the hosts in {arguments.inventory}"
+        )
+    platform = _load(arguments)
     progress = Progress(quiet=arguments.json)
     journal = Journal(platform.state.journal_path)
     provider = local_platform(platform.state) if _is_local(arguments) else None
@@ -162,7 +184,7 @@ Deploy your first app:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    _, platform = _load(arguments)
+    platform = _load(arguments)
     status = platform_status(platform)
     if arguments.json:
         print(json.dumps(status))
@@ -174,7 +196,7 @@ def _status(arguments: argparse.Namespace) -> int:
 def _down(arguments: argparse.Namespace) -> int:
     if not _is_local(arguments):
         raise InventoryError("down removes local machines only", fix="wipe named hosts yourself: reinstall them")
-    _, platform = _load(arguments)
+    platform = _load(arguments)
     progress = Progress(quiet=arguments.json)
     with platform.state.lock("down"):
         provider = local_platform(platform.state)
@@ -182,7 +204,9 @@ def _down(arguments: argparse.Namespace) -> int:
         provider.down()
         left = list(provider.leftovers())
         if left:
-            raise BlackstartError(f"not everything of {platform.name} could be removed", why=", ".join(left), fix="run this again")
+            raise BlackstartError(
+                f"not everything of {platform.name} could be removed", why=", ".join(left), fix="run this again"
+            )
         platform.state.remove()
     for trace in removed:
         progress.say(f"removed {trace}")
@@ -194,7 +218,7 @@ def _down(arguments: argparse.Namespace) -> int:
 def _deploy(arguments: argparse.Namespace) -> int:
     if not arguments.folder.is_dir():
         raise BlackstartError(f"there is no folder {arguments.folder}", fix="name the folder with the app's source")
-    _, platform = _load(arguments)
+    platform = _load(arguments)
     with observe.answering_client(platform) as client:
         if client.maybe(f"/apps/{arguments.app}") is None:
             client.call("POST", "/apps", {"name": arguments.app})
@@ -205,10 +229,14 @@ def _deploy(arguments: argparse.Namespace) -> int:
             sys.stderr.flush()
         ended = client.finished_build(arguments.app, build["id"], seconds=BUILD_SECONDS)
         if ended["status"] != "succeeded":
-            raise BlackstartError(f"{arguments.app} was not built", why="its output is above", fix="correct the source and deploy again")
+            raise BlackstartError(
+                f"{arguments.app} was not built", why="its output is above", fix="correct the source and deploy again"
+            )
         release = client.released(arguments.app, ended["release"]["id"], seconds=BUILD_SECONDS)
         if release["status"] != "succeeded":
-            raise BlackstartError(f"release v{release['version']} of {arguments.app} failed", why=str(release.get("failure") or ""))
+            raise BlackstartError(
+                f"release v{release['version']} of {arguments.app} failed", why=str(release.get("failure") or "")
+            )
     if arguments.json:
         print(json.dumps(release))
     else:
@@ -217,11 +245,13 @@ def _deploy(arguments: argparse.Namespace) -> int:
 
 
 def _api(arguments: argparse.Namespace) -> int:
-    _, platform = _load(arguments)
+    platform = _load(arguments)
     try:
         body = None if arguments.body is None else json.loads(arguments.body)
     except ValueError as problem:
-        raise BlackstartError("the body is not JSON", why=str(problem), fix="quote it for the shell: '{\"name\": \"hello\"}'") from problem
+        raise BlackstartError(
+            "the body is not JSON", why=str(problem), fix='quote it for the shell: \'{"name": "hello"}\''
+        ) from problem
     with observe.answering_client(platform) as client:
         print(json.dumps(client.call(arguments.method, arguments.path, body), indent=1))
     return 0

@@ -45,7 +45,9 @@ class Client:
     def __init__(self, endpoint: Endpoint, *, token: str, ca: Path) -> None:
         self.endpoint = endpoint
         self._token = token
-        self._http = httpx.Client(verify=ssl.create_default_context(cafile=str(ca)), timeout=CALL_SECONDS, trust_env=False)
+        self._http = httpx.Client(
+            verify=ssl.create_default_context(cafile=str(ca)), timeout=CALL_SECONDS, trust_env=False
+        )
 
     def close(self) -> None:
         """Close the connections."""
@@ -97,7 +99,9 @@ class Client:
         try:
             response = self._http.put(url, content=data, headers=headers, extensions=extensions, timeout=UPLOAD_SECONDS)
         except httpx.HTTPError as error:
-            raise PlatformError("the object store did not take an upload", why=f"{type(error).__name__}: {error}") from error
+            raise PlatformError(
+                "the object store did not take an upload", why=f"{type(error).__name__}: {error}"
+            ) from error
         if response.status_code >= 300:
             raise refused("PUT", "to the object store", response)
 

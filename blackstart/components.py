@@ -102,7 +102,9 @@ def _is_built(client: Client, plan: Plan, name: str, source: SourceTarball) -> b
 
 
 def _made_of(build: dict[str, Any], source: SourceTarball, stack: str) -> bool:
-    return bool(build["source_blob"]["checksum"] == f"SHA256:{source.sha256}" and build["stack"] in (stack, "stack-debian-13"))
+    return bool(
+        build["source_blob"]["checksum"] == f"SHA256:{source.sha256}" and build["stack"] in (stack, "stack-debian-13")
+    )
 
 
 def _start_build(client: Client, plan: Plan, name: str) -> dict[str, Any] | None:

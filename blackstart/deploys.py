@@ -27,14 +27,28 @@ class Deployed:
 
 
 def run_deploy(
-    inventory: str, deploy: str, *, log: Callable[[str], None], env: dict[str, str] | None = None, limit: str | None = None
+    inventory: str,
+    deploy: str,
+    *,
+    log: Callable[[str], None],
+    env: dict[str, str] | None = None,
+    limit: str | None = None,
 ) -> Deployed:
     """Run `pyinfra INVENTORY deploys/DEPLOY.py` and return what it changed. Raises DeployError.
 
     It is believed only when it exits 0 *and* its JSON says that no operation failed on any host: pyinfra exits 0
     after Ctrl-C, and goes on without hosts that it cannot reach.
     """
-    argv = [sys.executable, "-m", "pyinfra", "-y", "--json", *(["--limit", limit] if limit else []), inventory, f"deploys/{deploy}.py"]
+    argv = [
+        sys.executable,
+        "-m",
+        "pyinfra",
+        "-y",
+        "--json",
+        *(["--limit", limit] if limit else []),
+        inventory,
+        f"deploys/{deploy}.py",
+    ]
     process = subprocess.Popen(
         argv,
         stdout=subprocess.PIPE,
@@ -102,4 +116,3 @@ def _result(deploy: str, code: int, output: str, lines: list[str]) -> Deployed:
         for host in entry["success"]:
             changed[str(host)] = changed.get(str(host), 0) + 1
     return Deployed(changed=changed)
-

@@ -1,15 +1,15 @@
 """The exceptions of the operator's side, one tree.
 
-    BlackstartError           what failed and where, why, and what to do next
-    ├── InventoryError        a datum of the inventory is wrong (carries its key's path and the host)
-    ├── HostError             the operator's host or a machine is not fit
-    ├── MachineError          a local machine could not be made, booted or removed
-    ├── StackError            a stack image could not be built or loaded
-    ├── DeployError           a pyinfra deploy did not succeed on every host
-    ├── PlatformError         the platform's API refused or did not answer
-    ├── ProofError            something that must hold does not hold
-    ├── LockedError           another run holds the platform's lock
-    └── StopRequested         Ctrl-C or SIGTERM
+BlackstartError           what failed and where, why, and what to do next
+├── InventoryError        a datum of the inventory is wrong (carries its key's path and the host)
+├── HostError             the operator's host or a machine is not fit
+├── MachineError          a local machine could not be made, booted or removed
+├── StackError            a stack image could not be built or loaded
+├── DeployError           a pyinfra deploy did not succeed on every host
+├── PlatformError         the platform's API refused or did not answer
+├── ProofError            something that must hold does not hold
+├── LockedError           another run holds the platform's lock
+└── StopRequested         Ctrl-C or SIGTERM
 """
 
 

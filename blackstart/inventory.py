@@ -74,7 +74,9 @@ def load_inventory(path: Path) -> Inventory:
     raw: list[tuple[str, str, dict[str, Any]]] = []
     for group in (STAGE0, RUNTIME):
         if group not in groups:
-            raise InventoryError(f"{path}: group {group} is missing", fix=f"add a list named {group}; see inventories/prod.py")
+            raise InventoryError(
+                f"{path}: group {group} is missing", fix=f"add a list named {group}; see inventories/prod.py"
+            )
         for entry in groups[group]:
             name, data = entry if isinstance(entry, tuple) else (entry, {})
             raw.append((str(name), group, {**_group_data(path, "all"), **_group_data(path, group), **data}))
@@ -132,7 +134,9 @@ def _group_data(inventory: Path, group: str) -> dict[str, Any]:
 
 
 def _is_datum(name: str, value: object) -> bool:
-    return not name.startswith("__") and (value is None or isinstance(value, str | int | float | bool | list | tuple | dict))
+    return not name.startswith("__") and (
+        value is None or isinstance(value, str | int | float | bool | list | tuple | dict)
+    )
 
 
 def _run(path: Path) -> dict[str, Any]:
@@ -144,4 +148,6 @@ def _run(path: Path) -> dict[str, Any]:
     except BlackstartError:
         raise
     except Exception as error:
-        raise InventoryError(f"{path} cannot be read", why=f"{type(error).__name__}: {error}", fix="correct the file") from error
+        raise InventoryError(
+            f"{path} cannot be read", why=f"{type(error).__name__}: {error}", fix="correct the file"
+        ) from error

@@ -19,7 +19,9 @@ class Journal:
 
     def add(self, event: str, **fields: Any) -> None:
         """Append one entry; it is on disk when this returns."""
-        line = json.dumps({"at": datetime.datetime.now(datetime.UTC).isoformat(), "event": event, **fields}, sort_keys=True)
+        line = json.dumps(
+            {"at": datetime.datetime.now(datetime.UTC).isoformat(), "event": event, **fields}, sort_keys=True
+        )
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
             os.write(descriptor, (self._separator() + line + "\n").encode())

@@ -80,7 +80,9 @@ def engine_snapshot(manager: Host) -> EngineSnapshot:
         if not services:
             return EngineSnapshot({}, {})
         described = json.loads(remote.check(["docker", "service", "inspect", *services]))
-        listed = remote.check(["docker", "service", "ps", "-q", "--no-trunc", "--filter", "desired-state=running", *services]).split()
+        listed = remote.check(
+            ["docker", "service", "ps", "-q", "--no-trunc", "--filter", "desired-state=running", *services]
+        ).split()
         tasks = json.loads(remote.check(["docker", "inspect", "--type", "task", *listed])) if listed else []
     lasting = [service for service in described if not {"ReplicatedJob", "GlobalJob"} & set(service["Spec"]["Mode"])]
     return EngineSnapshot(
@@ -112,7 +114,10 @@ def engine_member_addresses(node: Host) -> set[str]:
         if result.code != 0:
             return set()
         members = json.loads(remote.check(["docker", "node", "inspect", *result.out.split()]))
-    return {(member.get("ManagerStatus") or {}).get("Addr", "").rpartition(":")[0] or member["Status"]["Addr"] for member in members}
+    return {
+        (member.get("ManagerStatus") or {}).get("Addr", "").rpartition(":")[0] or member["Status"]["Addr"]
+        for member in members
+    }
 
 
 def require(condition: bool, what: str, *, why: str = "", fix: str = "") -> None:

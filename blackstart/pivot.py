@@ -184,11 +184,23 @@ def local_stage() -> str:
 
 def set_local_stage(stage: str) -> None:
     """Set the stage in stage 0's own database."""
-    _local_sql(f"UPDATE platform SET stage = '{stage}'")
+    _local_sql(f"UPDATE platform SET stage = '{stage}'")  # noqa: S608 - one of our own words
 
 
 def _local_sql(sql: str) -> str:
-    argv = ["runuser", "-u", "postgres", "--", "psql", "-d", "platform", "--no-psqlrc", "-qtA", "--set", "ON_ERROR_STOP=1"]
+    argv = [
+        "runuser",
+        "-u",
+        "postgres",
+        "--",
+        "psql",
+        "-d",
+        "platform",
+        "--no-psqlrc",
+        "-qtA",
+        "--set",
+        "ON_ERROR_STOP=1",
+    ]
     return run([*argv, "--command", sql])
 
 
@@ -217,7 +229,12 @@ def _fetch_slug(store: Store, ca: Path, sha: str) -> None:
         aws_secret_access_key=store.secret,
         region_name="us-east-1",
         verify=str(ca),
-        config=Config(connect_timeout=5, read_timeout=60, retries={"max_attempts": 4, "mode": "standard"}, s3={"addressing_style": "path"}),
+        config=Config(
+            connect_timeout=5,
+            read_timeout=60,
+            retries={"max_attempts": 4, "mode": "standard"},
+            s3={"addressing_style": "path"},
+        ),
     )
     partial = path.with_suffix(".partial")
     try:
@@ -228,7 +245,13 @@ def _fetch_slug(store: Store, ca: Path, sha: str) -> None:
 
 
 def in_slug(
-    order: Order, slug: str, command: str, env: dict[str, str], *, seconds: int = COMMAND_SECONDS, mounts: list[str] | None = None
+    order: Order,
+    slug: str,
+    command: str,
+    env: dict[str, str],
+    *,
+    seconds: int = COMMAND_SECONDS,
+    mounts: list[str] | None = None,
 ) -> str:
     """Run a command of a component's slug in a container on the platform's network, and return what it printed."""
     flags = ["--volume", f"{SLUGS}:/slugs:ro", "--volume", f"{TRUST}:{TRUST}:ro"]
@@ -246,16 +269,26 @@ def in_slug(
         return run(argv, env=settings, cwd=folder, seconds=seconds)
 
 
-def run(argv: list[str], *, env: dict[str, str] | None = None, cwd: str | None = None, seconds: int = COMMAND_SECONDS) -> str:
+def run(
+    argv: list[str], *, env: dict[str, str] | None = None, cwd: str | None = None, seconds: int = COMMAND_SECONDS
+) -> str:
     """Run a program and return what it printed. Raises BlackstartError with its errors."""
     try:
         done = subprocess.run(
-            argv, check=False, capture_output=True, text=True, timeout=seconds, cwd=cwd, env={**os.environ, **(env or {})}
+            argv,
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
         )
     except subprocess.TimeoutExpired as error:
         raise BlackstartError(f"{argv[0]} {argv[1]} did not end within {seconds} s") from error
     if done.returncode != 0:
-        raise BlackstartError(f"{' '.join(argv[:2])} failed with exit code {done.returncode}", why=(done.stderr or done.stdout)[-3000:])
+        raise BlackstartError(
+            f"{' '.join(argv[:2])} failed with exit code {done.returncode}", why=(done.stderr or done.stdout)[-3000:]
+        )
     return done.stdout
 
 

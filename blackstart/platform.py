@@ -119,7 +119,10 @@ class Platform:
         if app == "objects":
             return self._objects()
         if app == "postgres":
-            passwords = {"POSTGRES_PASSWORD": secrets["database_password"], "BACKUP_PASSPHRASE": secrets["backup_passphrase"]}
+            passwords = {
+                "POSTGRES_PASSWORD": secrets["database_password"],
+                "BACKUP_PASSPHRASE": secrets["backup_passphrase"],
+            }
             return {**self._objects(), **passwords}
         return {}
 

@@ -112,7 +112,11 @@ class Progress:
         for row in self._rows.values():
             now = time.monotonic() - row.started if row.state == "running" else row.seconds
             table.add_row(_MARKS[row.state], escape(row.title), f"{now:.1f} s" if now else "")
-        tail = [Text(f"    {line}", style="dim", no_wrap=True, overflow="ellipsis") for row in self._running() for line in row.tail]
+        tail = [
+            Text(f"    {line}", style="dim", no_wrap=True, overflow="ellipsis")
+            for row in self._running()
+            for line in row.tail
+        ]
         return Group(table, *tail, Text(f"  {self.elapsed:.0f} s", style="dim"))
 
     def _running(self) -> list[Row]:
@@ -121,4 +125,6 @@ class Progress:
 
 def error(text: str) -> None:
     """Print an error on stderr."""
-    Console(stderr=True, highlight=False).print(Text(text), style="red" if sys.stderr.isatty() else None, soft_wrap=True)
+    Console(stderr=True, highlight=False).print(
+        Text(text), style="red" if sys.stderr.isatty() else None, soft_wrap=True
+    )

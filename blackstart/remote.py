@@ -93,7 +93,9 @@ def connected(host: Host) -> Iterator[Remote]:
 
 def unreachable(host: Host, why: str) -> HostError:
     """Return the error for a host that cannot be worked on over SSH."""
-    where = f"{host.ssh.get('ssh_user', 'root')}@{host.ssh.get('ssh_hostname', host.name)}:{host.ssh.get('ssh_port', 22)}"
+    where = (
+        f"{host.ssh.get('ssh_user', 'root')}@{host.ssh.get('ssh_hostname', host.name)}:{host.ssh.get('ssh_port', 22)}"
+    )
     return HostError(
         f"{host.name} cannot be reached over SSH as {where}",
         why=why,

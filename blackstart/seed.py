@@ -64,7 +64,9 @@ def _packed(root: Path, folder: Path) -> bytes:
 
 def _procfile(root: Path) -> dict[str, str]:
     lines = (root / "apps" / COMPILER / "Procfile").read_text().splitlines()
-    return {type_.strip(): command.strip() for type_, _, command in (line.partition(":") for line in lines if line.strip())}
+    return {
+        type_.strip(): command.strip() for type_, _, command in (line.partition(":") for line in lines if line.strip())
+    }
 
 
 def _run_one_off(client: Client) -> None:
@@ -78,7 +80,9 @@ def _run_one_off(client: Client) -> None:
     last = wait_for(ended, "a one-off dyno on stage 0", seconds=RELEASE_SECONDS)
     output = str(client.text(f"/apps/{COMPILER}/dynos/{dyno['id']}/output"))
     if last["state"] != "complete" or WORD not in output:
-        raise ProofError(f"a one-off dyno on stage 0 ended as {last['state']}", why=output[-1000:] or "it printed nothing")
+        raise ProofError(
+            f"a one-off dyno on stage 0 ended as {last['state']}", why=output[-1000:] or "it printed nothing"
+        )
     say(COMPILER, "a one-off dyno ran")
 
 

@@ -14,7 +14,16 @@ from uv import find_uv_bin
 
 from blackstart.model.component import Component, parse_component
 
-LEFT_OUT = {"__pycache__", ".git", ".venv", "node_modules", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis"}
+LEFT_OUT = {
+    "__pycache__",
+    ".git",
+    ".venv",
+    "node_modules",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".hypothesis",
+}
 TESTS = "tests"
 
 
@@ -44,7 +53,9 @@ def read_component(root: Path, name: str) -> Component:
 def component_source(root: Path, name: str) -> SourceTarball:
     """Return the source of a component: its folder without tests, and the library folders that it names."""
     folder = root / "apps" / name
-    members = [(str(path.relative_to(folder)), path) for path in _files(folder) if TESTS not in path.relative_to(folder).parts]
+    members = [
+        (str(path.relative_to(folder)), path) for path in _files(folder) if TESTS not in path.relative_to(folder).parts
+    ]
     library = read_component(root, name).library
     if library:
         members.append(("blackstart/__init__.py", root / "blackstart" / "__init__.py"))

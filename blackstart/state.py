@@ -1,13 +1,13 @@
 """The operator's state folder: one folder per platform, holding secrets (0600), journal, lock and reports.
 
-    <state>/<platform>/options.json    what `up` was asked for (machines, subnet)
-                       secrets.json    passwords and keys of the platform
-                       token           the operator's API token
-                       ca/             the platform's certificate authority
-                       ssh/            the key and known hosts of local machines
-                       journal.jsonl   what was done, append-only
-                       lock            held while a run changes something
-                       report/         reports of runs
+<state>/<platform>/options.json    what `up` was asked for (machines, subnet)
+                   secrets.json    passwords and keys of the platform
+                   token           the operator's API token
+                   ca/             the platform's certificate authority
+                   ssh/            the key and known hosts of local machines
+                   journal.jsonl   what was done, append-only
+                   lock            held while a run changes something
+                   report/         reports of runs
 """
 
 from __future__ import annotations

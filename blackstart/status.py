@@ -76,7 +76,9 @@ def print_status(status: dict[str, Any]) -> None:
     console.print(f"stage  [bold]{status['stage']}[/bold]   domain  {status['domain']}   api  {status['api']}")
     for node in status["nodes"]:
         console.print(f"  {node['name']:24} {node['address']:16} {node['state']}")
-    table = Table("component", "version", "slug", "dyno", "state", "node", box=None, pad_edge=False, padding=(0, 2, 0, 2))
+    table = Table(
+        "component", "version", "slug", "dyno", "state", "node", box=None, pad_edge=False, padding=(0, 2, 0, 2)
+    )
     for component in status["components"]:
         slug = (component["slug"] or "")[:12]
         for place, process in enumerate(component["processes"] or [{"name": "-", "state": "-", "node": "-"}]):

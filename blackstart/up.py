@@ -184,7 +184,13 @@ def components_are_apps(run: Run) -> bool:
 
 
 def _components_up(run: Run) -> bool:
-    argv = ["env", "PYTHONPATH=/opt/blackstart/checkout", "/opt/blackstart/venvs/operator/bin/python", "-m", "blackstart.components"]
+    argv = [
+        "env",
+        "PYTHONPATH=/opt/blackstart/checkout",
+        "/opt/blackstart/venvs/operator/bin/python",
+        "-m",
+        "blackstart.components",
+    ]
     with connected(run.platform.inventory.stage0) as remote:
         remote.check([*argv, "check", "/etc/blackstart/stage0/components.json"])
     return True
@@ -203,7 +209,9 @@ def pivot(run: Run) -> None:
     after = observe.engine_snapshot(first)
     lost = before.lost(after)
     run.platform.state.write_json("pivot.json", {"before": before.__dict__, "after": after.__dict__, "lost": lost})
-    require(not lost, "the pivot re-created something", why="; ".join(lost), fix="look at pivot.json in the state folder")
+    require(
+        not lost, "the pivot re-created something", why="; ".join(lost), fix="look at pivot.json in the state folder"
+    )
 
 
 def _snapshot_before(run: Run, manager: Host) -> EngineSnapshot:

@@ -51,9 +51,17 @@ def stores() -> None:
         no_recommends=True,
         _env={"DEBIAN_FRONTEND": "noninteractive"},
     )
-    server.user(name="Make the user of stage 0's services", user="blackstart", system=True, home=HOME, shell="/usr/sbin/nologin")
+    server.user(
+        name="Make the user of stage 0's services", user="blackstart", system=True, home=HOME, shell="/usr/sbin/nologin"
+    )
     files.directory(name=f"Make {SETTINGS}", path=SETTINGS, user="root", group="blackstart", mode="0750")
-    files.directory(name="Make the objects' folder", path="/var/lib/blackstart/objects", user="blackstart", group="blackstart", mode="0700")
+    files.directory(
+        name="Make the objects' folder",
+        path="/var/lib/blackstart/objects",
+        user="blackstart",
+        group="blackstart",
+        mode="0700",
+    )
     _database()
     _bus()
 
@@ -70,7 +78,9 @@ def _database() -> None:
     )
     access = files.put(
         name="Let the platform's role in by password only",
-        src=StringIO("local all postgres peer\nlocal platform platform scram-sha-256\nhost platform platform 127.0.0.1/32 scram-sha-256\n"),
+        src=StringIO(
+            "local all postgres peer\nlocal platform platform scram-sha-256\nhost platform platform 127.0.0.1/32 scram-sha-256\n"
+        ),
         dest="/etc/postgresql/17/main/pg_hba.conf",
         user="postgres",
         group="postgres",
@@ -102,15 +112,25 @@ def _bus() -> None:
     systemd.service(name="Restart the bus", service="redis-server.service", restarted=True, _if=[config.did_change])
 
 
-@deploy("Checkout")
-def checkout() -> list[OperationMeta]:
+def _checkout() -> list[OperationMeta]:
     """This checkout, and a virtual environment for each program in it, from hashed requirements. Returns what changes them."""
     source = checkout_source(checkout_root())
     tarball = files.put(
-        name="Upload the checkout", src=BytesIO(source.data), dest=f"{HOME}/checkout.tar.gz", user="root", group="root", mode="0644"
+        name="Upload the checkout",
+        src=BytesIO(source.data),
+        dest=f"{HOME}/checkout.tar.gz",
+        user="root",
+        group="root",
+        mode="0644",
     )
     tool = files.put(
-        name="Upload uv", src=str(uv_binary()), dest=f"{HOME}/uv", user="root", group="root", mode="0755", add_deploy_dir=False
+        name="Upload uv",
+        src=str(uv_binary()),
+        dest=f"{HOME}/uv",
+        user="root",
+        group="root",
+        mode="0755",
+        add_deploy_dir=False,
     )
     files.put(
         name="Install with-env",
@@ -123,7 +143,9 @@ def checkout() -> list[OperationMeta]:
     )
     server.shell(
         name="Unpack the checkout",
-        commands=[f"rm -rf {CHECKOUT} && mkdir -m 0755 {CHECKOUT} && tar -xzf {HOME}/checkout.tar.gz -C {CHECKOUT} --no-same-owner"],
+        commands=[
+            f"rm -rf {CHECKOUT} && mkdir -m 0755 {CHECKOUT} && tar -xzf {HOME}/checkout.tar.gz -C {CHECKOUT} --no-same-owner"
+        ],
         _if=[tarball.did_change],
     )
     server.shell(
@@ -151,8 +173,9 @@ def _package_sources() -> dict[str, str]:
 
 
 @deploy("Components")
-def components(programs: list[OperationMeta]) -> None:
-    """The database's tables, the operator's account, the services, the seed of the compiler."""
+def components() -> None:
+    """This checkout's programs, the database's tables, the operator's account, the services, the seed of the compiler."""
+    programs = _checkout()
     changes = [_settings(service.name) for service in SERVICES]
     token = files.put(
         name="Write the operator's token",
@@ -244,5 +267,5 @@ def _unit(service: Service) -> OperationMeta:
         command=service.command,
         groups=service.groups,
         bundle=f"{TRUST}/ca-bundle.pem",
-        **{"service_user": service.user},
+        service_user=service.user,
     )

@@ -74,5 +74,3 @@ def _store(config: dict[str, str]) -> dict[str, str]:
         "secret": config["OBJECTS_SECRET"],
         "bucket": config["OBJECTS_BUCKET"],
     }
-
-

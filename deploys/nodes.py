@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pyinfra import host
 from pyinfra.api import deploy
-from pyinfra.api.operation import OperationMeta
 from pyinfra.api.exceptions import DeployError
+from pyinfra.api.operation import OperationMeta
 from pyinfra.facts.files import File
 from pyinfra.operations import apt, files, server, systemd
 
@@ -51,16 +51,28 @@ def check() -> None:
     release = host.get_fact(facts.OsRelease) or {}
     if release.get("ID") != "debian" or release.get("VERSION_ID") not in ("12", "13"):
         found = release.get("PRETTY_NAME", "an unknown system")
-        raise DeployError(f"{host.name} runs {found}, not Debian 12 or 13: install that, or take the host out of the inventory")
+        raise DeployError(
+            f"{host.name} runs {found}, not Debian 12 or 13: install that, or take the host out of the inventory"
+        )
     free = host.get_fact(facts.FreeMegabytes)
     if free is not None and free < FREE_MB:
-        raise DeployError(f"{host.name} has {free} MB free below /var/lib and needs {FREE_MB} MB: free some space, then run this again")
+        raise DeployError(
+            f"{host.name} has {free} MB free below /var/lib and needs {FREE_MB} MB: free some space, then run this again"
+        )
 
 
 @deploy("Base")
 def base() -> None:
     """Folders and packages."""
-    server.user(name="Make the user that dynos run as", user="dyno", uid=DYNO_UID, system=True, home="/nonexistent", shell="/usr/sbin/nologin", ensure_home=False)
+    server.user(
+        name="Make the user that dynos run as",
+        user="dyno",
+        uid=DYNO_UID,
+        system=True,
+        home="/nonexistent",
+        shell="/usr/sbin/nologin",
+        ensure_home=False,
+    )
     for path, owner, mode in host.loop(FOLDERS):
         files.directory(name=f"Make {path}", path=path, user=owner, group=owner, mode=mode)
     if me().settings.apt_mirror is not None:
@@ -86,7 +98,11 @@ def base() -> None:
 def trust() -> None:
     """The platform's CA and the inventory's extra roots, for the machine and for dynos."""
     ours = _put("the platform's CA", platform().ca.certificate, f"{TRUST}/ca.pem")
-    also = _put("the platform's CA for the machine", platform().ca.certificate, "/usr/local/share/ca-certificates/blackstart.crt")
+    also = _put(
+        "the platform's CA for the machine",
+        platform().ca.certificate,
+        "/usr/local/share/ca-certificates/blackstart.crt",
+    )
     changes = [ours, also]
     extra = me().settings.extra_ca_bundle
     if extra is not None:
@@ -150,7 +166,7 @@ def firewall() -> None:
             user="root",
             group="root",
             mode="0644",
-            **data,
+            network=data,
         )
         for name in host.loop(("firewall.nft", "docker-user.rules"))
     ]
@@ -193,7 +209,15 @@ def _stack(stack: Stack) -> None:
     path = stack.path_on_machine
     if host.get_fact(File, path=path) is None:
         path = f"/var/lib/blackstart/{stack.path.name}"
-        files.put(name="Upload the stack", src=str(stack.path), dest=path, user="root", group="root", mode="0644", add_deploy_dir=False)
+        files.put(
+            name="Upload the stack",
+            src=str(stack.path),
+            dest=path,
+            user="root",
+            group="root",
+            mode="0644",
+            add_deploy_dir=False,
+        )
     operations.image_loaded(name="Load the stack", image=stack.name, commands=stack.load_commands(path))
 
 

@@ -7,4 +7,4 @@ if in_stage0():
     nodes.node()
     engine.first_manager()
     control_plane.stores()
-    control_plane.components(control_plane.checkout())
+    control_plane.components()

@@ -23,7 +23,8 @@ class Engine(FactBase[dict[str, Any] | None]):
 
     def process(self, output: Iterable[str]) -> dict[str, Any] | None:
         """Return the object, e.g. {"LocalNodeState": "active", "ControlAvailable": true, "NodeID": …}."""
-        return _json_or_none("".join(output))
+        value: dict[str, Any] | None = _json_or_none("".join(output))
+        return value
 
 
 class EngineNodes(FactBase[list[dict[str, Any]] | None]):

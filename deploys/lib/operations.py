@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from pyinfra import host, inventory
@@ -12,7 +12,7 @@ from pyinfra.facts.files import Directory
 
 from deploys.lib.facts import Components, Engine, EngineNodes, Images, JoinToken, Networks, Stage
 
-Commands = Iterator[StringCommand | str]
+Commands = Generator[StringCommand, None, None]
 WAIT_SECONDS = 60
 
 
@@ -79,12 +79,16 @@ def engine_labels(labels: dict[str, str], drained: list[str]) -> Commands:
         member = members.get(address)
         if member is None or member["Spec"].get("Labels", {}).get(label) != "true":
             changed = True
-            yield StringCommand(_for_each_member([address], f'docker node update --label-add {label}=true "$id" > /dev/null'))
+            yield StringCommand(
+                _for_each_member([address], f'docker node update --label-add {label}=true "$id" > /dev/null')
+            )
     for address in drained:
         member = members.get(address)
         if member is None or member["Spec"]["Availability"] != "drain":
             changed = True
-            yield StringCommand(_for_each_member([address], 'docker node update --availability drain "$id" > /dev/null'))
+            yield StringCommand(
+                _for_each_member([address], 'docker node update --availability drain "$id" > /dev/null')
+            )
     if not changed:
         host.noop("labels and availability are set already")
 
@@ -155,8 +159,9 @@ def _manager_and_token() -> tuple[str, str]:
     """Return a manager's address and the join token, from whichever host of the inventory is a manager."""
     for candidate in inventory:
         token = candidate.get_fact(JoinToken)
-        if token:
-            return str(candidate.get_fact(Engine)["NodeAddr"]), token
+        engine = candidate.get_fact(Engine)
+        if token and engine is not None:
+            return str(engine["NodeAddr"]), token
     raise OperationError("no host of the inventory manages the engine: run deploys/stage0.py first")
 
 
@@ -175,7 +180,7 @@ def _is_reachable_manager(member: dict[str, Any]) -> bool:
     return bool(member["Spec"]["Role"] == "manager" and manager.get("Reachability") == "reachable")
 
 
-_ADDRESS_OF = '{{if .ManagerStatus}}{{.ManagerStatus.Addr}}{{else}}{{.Status.Addr}}{{end}} {{.ID}}'
+_ADDRESS_OF = "{{if .ManagerStatus}}{{.ManagerStatus.Addr}}{{else}}{{.Status.Addr}}{{end}} {{.ID}}"
 
 
 def _for_each_member(addresses: list[str], action: str) -> str:
@@ -184,7 +189,9 @@ def _for_each_member(addresses: list[str], action: str) -> str:
     lines = []
     for address in addresses:
         pattern = address.replace(".", "\\.")
-        lines.append(f"id=$({find} | sed -n 's/^{pattern}\\(:[0-9]*\\)\\{{0,1\\}} //p' | tail -n 1); test -n \"$id\" && {action}")
+        lines.append(
+            f"id=$({find} | sed -n 's/^{pattern}\\(:[0-9]*\\)\\{{0,1\\}} //p' | tail -n 1); test -n \"$id\" && {action}"
+        )
     return " && ".join(f"({line})" for line in lines)
 
 
@@ -234,7 +241,9 @@ def engine_removed(address: str) -> Commands:
     if address not in _by_address(host.get_fact(EngineNodes)):
         host.noop("it is no member")
         return
-    yield StringCommand(_for_each_member([address], 'docker node demote "$id" > /dev/null; docker node rm --force "$id" > /dev/null'))
+    yield StringCommand(
+        _for_each_member([address], 'docker node demote "$id" > /dev/null; docker node rm --force "$id" > /dev/null')
+    )
 
 
 @operation()
@@ -244,8 +253,12 @@ def stage0_wiped() -> Commands:
     if host.get_fact(Directory, path="/etc/blackstart") is None and not _is_member(engine):
         host.noop("there is nothing of stage 0 left")
         return
-    yield StringCommand("systemctl disable --now --quiet blackstart-psmgr.service blackstart-api.service blackstart-objects.service || true")
-    yield StringCommand("systemctl disable --now --quiet postgresql.service redis-server.service 'postgresql@17-main.service' || true")
+    yield StringCommand(
+        "systemctl disable --now --quiet blackstart-psmgr.service blackstart-api.service blackstart-objects.service || true"
+    )
+    yield StringCommand(
+        "systemctl disable --now --quiet postgresql.service redis-server.service 'postgresql@17-main.service' || true"
+    )
     yield StringCommand("docker swarm leave --force > /dev/null 2>&1 || true")
     yield StringCommand("find /etc/blackstart/stage0 -type f -exec shred -u {} + 2>/dev/null || true")
     yield StringCommand(
@@ -253,4 +266,3 @@ def stage0_wiped() -> Commands:
         " /etc/systemd/system/blackstart-*.service"
     )
     yield StringCommand("systemctl daemon-reload")
-

@@ -19,7 +19,9 @@ def write(folder: Path, stage0: list, runtime: list) -> Path:
 
 def hosts(folder: Path, **change: object) -> Path:
     data = {**GOOD, **change}
-    return write(folder, [("s0", {**GOOD, "address": "192.0.2.10"})], [("n1", {k: v for k, v in data.items() if v is not None})])
+    return write(
+        folder, [("s0", {**GOOD, "address": "192.0.2.10"})], [("n1", {k: v for k, v in data.items() if v is not None})]
+    )
 
 
 def test_the_example_for_production_is_valid():
@@ -85,7 +87,9 @@ def test_two_hosts_do_not_share_an_address(tmp_path):
 
 def test_group_data_beside_the_inventory_is_read_and_host_data_wins(tmp_path):
     (tmp_path / "group_data").mkdir()
-    (tmp_path / "group_data" / "all.py").write_text("platform = 'prod'\ndomain = 'platform.example'\nbuild_seconds = 60\n")
+    (tmp_path / "group_data" / "all.py").write_text(
+        "platform = 'prod'\ndomain = 'platform.example'\nbuild_seconds = 60\n"
+    )
     path = write(tmp_path, [("192.0.2.10", {})], [("192.0.2.11", {"build_seconds": 90})])
     inventory = load_inventory(path)
     assert [host.settings.build_seconds for host in inventory.hosts] == [60, 90]
