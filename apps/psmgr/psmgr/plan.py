@@ -134,7 +134,9 @@ def plan_app(app: WantedApp, services: Iterable[Service], facts: Facts) -> tuple
         if release is not None:
             wanted.update({(process.type, release.version): (release, process) for process in release.processes})
     _give_way(app, wanted, own, facts)
-    actions.extend(_removals(own, wanted, facts))
+    exclusive = {process.type for process in _processes(app) if process.recreate}
+    actions.extend(_removals(own, wanted, exclusive, facts))
+    actions.extend(Fetch(slug) for slug in _missing_slugs(app, own, facts))
     actions.extend(_starts(own, wanted, facts))
     if app.rolling is not None and is_healthy(app.rolling, own, facts):
         actions.append(Succeed(app.rolling))
@@ -245,11 +247,30 @@ def _give_way(
 def _removals(
     services: tuple[Service, ...],
     wanted: dict[tuple[str, int], tuple[WantedRelease, WantedProcess]],
+    exclusive: set[str],
     facts: Facts,
 ) -> Iterable[Action]:
+    """Yield what takes unwanted services away. Where nothing can take over before, there is nothing to drain to."""
     for service in services:
         if _key(service) not in wanted:
-            yield Remove(service) if service.id in facts.drained else Drain(service)
+            gone = service.id in facts.drained or service.labels[spec.PROCESS] in exclusive
+            yield Remove(service) if gone else Drain(service)
+
+
+def _processes(app: WantedApp) -> list[WantedProcess]:
+    return [process for release in (app.current, app.rolling) if release is not None for process in release.processes]
+
+
+def _missing_slugs(app: WantedApp, services: tuple[Service, ...], facts: Facts) -> list[str]:
+    """Return the slugs that dynos need and nodes lack: before a service starts, and when a dyno said so."""
+    existing = {_key(service): service for service in services}
+    slugs: dict[str, None] = {}
+    for release in (app.current, app.rolling):
+        for process in () if release is None else release.processes:
+            service = existing.get((process.type, release.version)) if release is not None else None
+            if release is not None and (_lacks_slug(service) if service else not facts.has(release.slug)):
+                slugs[release.slug] = None
+    return list(slugs)
 
 
 def _starts(
@@ -258,20 +279,13 @@ def _starts(
     facts: Facts,
 ) -> Iterable[Action]:
     existing = {_key(service): service for service in services}
-    fetched: set[str] = set()
     for key, (release, process) in wanted.items():
         service = existing.get(key)
         if service is not None:
             if service.replicas is not None and service.replicas != process.quantity:
                 yield Scale(service, process.quantity)
-            if release.slug not in fetched and _lacks_slug(service):
-                fetched.add(release.slug)
-                yield Fetch(release.slug)
             continue
         if not facts.has(release.slug):
-            if release.slug not in fetched:
-                fetched.add(release.slug)
-                yield Fetch(release.slug)
             continue
         if process.recreate and any(other[0] == process.type for other in existing):
             continue  # the old one must be gone first
