@@ -1,0 +1,533 @@
+"""From bare machines to a self-hosted platform and what it must show, on real machines, in one module: `up` is made once.
+
+The tests run in the order of this file; the last ones reboot nodes and remove everything.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
+
+from blackstart import observe
+from blackstart.client import Client, wait_for
+from blackstart.errors import PlatformError
+from blackstart.inventory import load_inventory
+from blackstart.platform import Platform
+from blackstart.providers.options import local_platform
+from blackstart.remote import connected
+from blackstart.sources import checkout_root, folder_source, pack
+from blackstart.state import State
+
+pytestmark = pytest.mark.system
+
+NAME = "tsys"
+SUBNET = "10.79.7.0/24"
+UP_SECONDS = 1500
+COMPONENTS = ["api", "bus", "compile", "objects", "postgres", "psmgr", "router"]
+FIXTURES = checkout_root() / "tests" / "fixtures"
+DEPLOY_SECONDS = 300
+
+
+@dataclass
+class UnderTest:
+    """The platform that `up` made."""
+
+    platform: Platform
+    environment: dict[str, str]
+    status: dict
+    client: Client
+    apps: dict[str, int] = field(default_factory=dict)
+
+    def bootstrap(self, *arguments: str, seconds: int = 300) -> subprocess.CompletedProcess[str]:
+        """Run bootstrap.py as an operator does."""
+        argv = [sys.executable, "-m", "blackstart", *arguments]
+        return subprocess.run(
+            argv, cwd=checkout_root(), env=self.environment, capture_output=True, text=True, timeout=seconds
+        )
+
+    def get(self, app: str, path: str = "/", *, node: int = 0, seconds: float = 10) -> httpx.Response:
+        """Ask the router of a node for an app."""
+        host = f"{app}.{self.platform.domain}"
+        address = self.platform.node_addresses[node]
+        return httpx.get(f"http://{address}{path}", headers={"Host": host}, timeout=seconds, trust_env=False)
+
+    def deploy(self, app: str, folder: Path) -> dict:
+        """Build and release a folder; return the release."""
+        if self.client.maybe(f"/apps/{app}") is None:
+            self.client.call("POST", "/apps", {"name": app})
+        source = folder_source(folder)
+        build = self.client.build(app, source, version=source.sha256[:12])
+        ended = self.client.finished_build(app, build["id"], seconds=DEPLOY_SECONDS)
+        assert ended["status"] == "succeeded", "".join(self.client.output(ended))
+        release = self.client.released(app, ended["release"]["id"], seconds=DEPLOY_SECONDS)
+        assert release["status"] == "succeeded", release
+        return release
+
+    def failed_build(self, app: str, data: bytes) -> str:
+        """Build bytes that cannot be built; return the output."""
+        import hashlib
+
+        from blackstart.sources import SourceTarball
+
+        if self.client.maybe(f"/apps/{app}") is None:
+            self.client.call("POST", "/apps", {"name": app})
+        source = SourceTarball(data=data, sha256=hashlib.sha256(data).hexdigest())
+        build = self.client.build(app, source, version="bad")
+        ended = self.client.finished_build(app, build["id"], seconds=DEPLOY_SECONDS)
+        assert ended["status"] == "failed"
+        return "".join(self.client.output(ended))
+
+    def one_off(self, app: str, command: str, *, seconds: float = 120) -> tuple[dict, str]:
+        """Run a command in a one-off dyno; return the dyno and its output."""
+        dyno = self.client.call("POST", f"/apps/{app}/dynos", {"command": command, "attach": False})
+        path = f"/apps/{app}/dynos/{dyno['id']}"
+
+        def ended() -> dict | None:
+            now = self.client.call("GET", path)
+            return now if now["state"] in ("complete", "failed", "crashed") else None
+
+        done = wait_for(ended, f"the one-off {command!r}", seconds=seconds)
+        return done, self.client.text(f"{path}/output")
+
+    def up_dynos(self, app: str, type_: str = "web") -> list[dict]:
+        """Return the dynos of a type that are up."""
+        dynos = self.client.call("GET", f"/apps/{app}/dynos")
+        return [dyno for dyno in dynos if dyno["type"] == type_ and dyno["state"] == "up"]
+
+    def wait_dynos(self, app: str, count: int, *, seconds: float = 120) -> list[dict]:
+        """Wait until exactly `count` web dynos are up."""
+
+        def probe() -> list[dict] | None:
+            dynos = self.client.call("GET", f"/apps/{app}/dynos")
+            up = self.up_dynos(app)
+            return up if len(up) == count and len([d for d in dynos if d["type"] == "web"]) == count else None
+
+        return wait_for(probe, f"{count} web dynos of {app}", seconds=seconds)
+
+
+@pytest.fixture(scope="module")
+def it(tmp_path_factory):
+    """The platform, brought up from nothing by the operator's command, and removed at the end."""
+    root = tmp_path_factory.mktemp("state")
+    environment = {**os.environ, "BLACKSTART_STATE": str(root), "BLACKSTART_PLATFORM": NAME}
+    os.environ.update({"BLACKSTART_STATE": str(root), "BLACKSTART_PLATFORM": NAME})
+    argv = [sys.executable, "-m", "blackstart", "up", "--platform", NAME, "--subnet", SUBNET, "--json"]
+    state = State.of(NAME)
+    try:
+        done = subprocess.run(
+            argv, cwd=checkout_root(), env=environment, capture_output=True, text=True, timeout=UP_SECONDS
+        )
+        assert done.returncode == 0, done.stderr[-6000:]
+        platform = Platform(load_inventory(checkout_root() / "inventories" / "local.py"), state)
+        with observe.answering_client(platform) as client:
+            yield UnderTest(platform, environment, json.loads(done.stdout), client)
+    finally:
+        local_platform(state).down()
+
+
+# --- after `up` ------------------------------------------------------------------------------------------------------
+
+
+def test_status_is_self_hosted_with_every_component_up(it):
+    status = it.status
+    assert status["stage"] == "self-hosted"
+    assert status["domain"] == f"{NAME}.internal"
+    assert status["api"] == f"https://api.{NAME}.internal"
+    assert status["stage0"] is None
+    assert status["elapsed_s"] > 0
+    assert [node["state"] for node in status["nodes"]] == ["ready"] * 3
+    assert [component["app"] for component in status["components"]] == COMPONENTS
+    for component in status["components"]:
+        assert re.fullmatch(r"[0-9a-f]{64}", component["slug"])
+        assert all(process["state"] == "up" for process in component["processes"]), component
+        assert component["processes"] or component["app"] == "compile"
+    routers = next(component for component in status["components"] if component["app"] == "router")["processes"]
+    assert len({process["node"] for process in routers}) == 3
+
+
+def test_stage_0_is_gone(it):
+    provider = local_platform(it.platform.state)
+    stage0 = next(machine for machine in provider.machines() if machine.group == "stage0")
+    assert not provider.exists(stage0)
+    assert not provider.running(stage0)
+    assert not (provider.folder / stage0.name).exists()
+
+
+def test_the_engine_has_three_managers_and_no_stage_0(it):
+    first = it.platform.inventory.nodes[0]
+    assert observe.engine_managers(first) == sorted(it.platform.node_addresses)
+    assert observe.engine_member_addresses(first) == set(it.platform.node_addresses)
+
+
+def test_the_pivot_re_created_nothing(it):
+    pivot = it.platform.state.read_json("pivot.json")
+    assert pivot["lost"] == []
+    assert len(pivot["before"]["services"]) >= 6
+    assert len(pivot["before"]["tasks"]) >= 9
+
+
+def test_a_second_up_changes_nothing(it):
+    node = it.platform.inventory.nodes[0]
+    before = observe.engine_snapshot(node)
+    done = it.bootstrap("up", "--platform", NAME)
+    assert done.returncode == 0, done.stderr
+    assert "is so already" in done.stderr
+    assert "done (" not in done.stderr
+    assert observe.engine_snapshot(node) == before
+
+
+def test_the_nodes_deploy_changes_nothing_a_second_time(it):
+    argv = [sys.executable, "-m", "pyinfra", "-y", "--json", "--limit", "runtime", "inventories/local.py"]
+    done = subprocess.run(
+        [*argv, "deploys/stage1.py"],
+        cwd=checkout_root(),
+        env=it.environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    operations = json.loads(done.stdout)["results"]["operations"]
+    assert len(operations) > 10
+    assert [operation["name"] for operation in operations if operation["success"] or operation["error"]] == []
+
+
+def test_the_commands_that_up_prints_work(it):
+    done = it.bootstrap("up", "--platform", NAME)
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    commands = [line for line in lines if line.startswith(("python3 bootstrap.py", "curl"))]
+    assert len(commands) == 4
+    for command in commands:
+        ran = subprocess.run(
+            ["bash", "-c", command],
+            cwd=checkout_root(),
+            env=it.environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert ran.returncode == 0, (command, ran.stderr)
+    it.client.call("DELETE", "/apps/hello")
+
+
+# --- apps ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("app", ["flask", "express", "static", "apt", "procfile"])
+def test_an_app_deploys_and_answers_through_every_router(it, app):
+    name = f"an-{app}"
+    it.deploy(name, FIXTURES / app)
+    for node in range(3):
+        answer = it.get(name, node=node)
+        assert answer.status_code == 200
+        assert app in answer.text.lower()
+    it.client.call("DELETE", f"/apps/{name}")
+
+
+def test_scaling_rollback_and_a_killed_dyno(it):
+    it.deploy("shop", FIXTURES / "flask")
+    it.client.call("PATCH", "/apps/shop/formation", {"updates": [{"type": "web", "quantity": 3}]})
+    dynos = it.wait_dynos("shop", 3)
+    assert [dyno["name"] for dyno in sorted(dynos, key=lambda dyno: dyno["name"])] == ["web.1", "web.2", "web.3"]
+    it.client.call("PATCH", "/apps/shop/formation", {"updates": [{"type": "web", "quantity": "1"}]})
+    it.wait_dynos("shop", 1)
+
+    version = it.client.call("GET", "/apps/shop/releases")[-1]["version"]
+    it.client.call("PATCH", "/apps/shop/config-vars", {"GREETING": "salut"})
+    _settled(it, "shop")
+    assert "salut" in it.get("shop").text
+    it.client.call("POST", "/apps/shop/releases", {"release": str(version)})
+    _settled(it, "shop")
+    assert "salut" not in it.get("shop").text
+
+    killed = it.up_dynos("shop")[0]
+    _kill_container(it, "shop")
+    wait_for(
+        lambda: True if it.up_dynos("shop") and it.up_dynos("shop")[0]["id"] != killed["id"] else None,
+        "the killed dyno to be back",
+        seconds=90,
+    )
+    wait_for(lambda: True if it.get("shop").status_code == 200 else None, "the app to answer again", seconds=60)
+
+
+def _settled(it, app: str) -> dict:
+    """Wait until the newest release succeeded."""
+    version = it.client.call("GET", f"/apps/{app}/releases")[-1]["version"]
+    release = it.client.released(app, version, seconds=180)
+    assert release["status"] == "succeeded", release
+    return release
+
+
+def _containers(node, app: str) -> list[str]:
+    with connected(node) as remote:
+        return remote.check(["docker", "ps", "-q", "--filter", f"label=blackstart.app={app}"]).split()
+
+
+def _kill_container(it, app: str) -> None:
+    for node in it.platform.inventory.nodes:
+        for container in _containers(node, app):
+            with connected(node) as remote:
+                remote.check(["docker", "kill", container])
+            return
+    raise AssertionError(f"no container of {app}")
+
+
+def test_a_deleted_app_leaves_nothing(it):
+    slug = it.client.call("GET", "/apps/shop/releases")[-1]["slug"]["id"]
+    sha = it.client.call("GET", f"/apps/shop/slugs/{slug}")["checksum"]
+    assert sha.startswith("SHA256:")
+    it.client.call("DELETE", "/apps/shop")
+    first = it.platform.inventory.nodes[0]
+
+    def gone() -> bool | None:
+        with connected(first) as remote:
+            services = remote.check(["docker", "service", "ls", "--format", "{{.Name}}"])
+        return (
+            True
+            if f"{NAME}.shop." not in services and not any(_containers(n, "shop") for n in it.platform.inventory.nodes)
+            else None
+        )
+
+    wait_for(gone, "nothing of the app on the engine", seconds=90)
+    wait_for(lambda: True if it.get("shop").status_code == 404 else None, "the router to know it no more", seconds=30)
+    assert it.client.maybe("/apps/shop") is None
+    it.client.call("POST", "/apps", {"name": "shop"})
+    it.client.call("DELETE", "/apps/shop")
+
+
+class Load:
+    """Constant requests through every router, each on a connection of its own or kept alive, until it is stopped."""
+
+    def __init__(self, it, app: str) -> None:
+        self.answers: Counter[str] = Counter()
+        self._stop = threading.Event()
+        host = {"Host": f"{app}.{it.platform.domain}"}
+        self._threads = [
+            threading.Thread(target=self._run, args=(f"http://{address}/", host, kept))
+            for address, kept in itertools.product(it.platform.node_addresses, (True, False))
+        ]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _run(self, url: str, headers: dict[str, str], kept: bool) -> None:
+        limits = httpx.Limits(max_keepalive_connections=1 if kept else 0)
+        with httpx.Client(headers=headers, timeout=30, trust_env=False, limits=limits) as client:
+            while not self._stop.wait(0.02):
+                try:
+                    self.answers[str(client.get(url).status_code)] += 1
+                except httpx.HTTPError as error:
+                    self.answers[f"{type(error).__name__}: {error}"] += 1
+
+
+def test_no_request_fails_during_20_deploys(it):
+    it.deploy("steady", FIXTURES / "flask")
+    it.client.call("PATCH", "/apps/steady/formation", {"updates": [{"type": "web", "quantity": 2}]})
+    it.wait_dynos("steady", 2)
+    wait_for(
+        lambda: True if all(it.get("steady", node=n).status_code == 200 for n in range(3)) else None,
+        "routes",
+        seconds=30,
+    )
+    with Load(it, "steady") as load:
+        for number in range(20):
+            if number % 5 == 0:
+                it.deploy("steady", FIXTURES / "flask")
+            else:
+                it.client.call("PATCH", "/apps/steady/config-vars", {"GREETING": f"number {number}"})
+                _settled(it, "steady")
+    assert set(load.answers) == {"200"}, load.answers
+    assert load.answers["200"] > 500
+    assert "number 19" in it.get("steady").text
+
+
+# --- isolation -------------------------------------------------------------------------------------------------------
+
+PROBE = """
+python3 - <<'PY'
+import os, socket, urllib.request
+def reach(host, port):
+    try:
+        socket.create_connection((host, int(port)), timeout=3).close()
+        return "open"
+    except OSError as error:
+        return "closed"
+for target in os.environ["TARGETS"].split():
+    print("REACH", target, reach(*target.rsplit(":", 1)))
+print("SOCKET", os.path.exists("/var/run/docker.sock") or os.path.exists("/run/docker.sock"))
+print("SLUGS", os.access("/slugs", os.R_OK | os.X_OK))
+print("UID", os.getuid(), os.getgroups())
+print("CAPS", [line.split()[1] for line in open("/proc/self/status") if line.startswith(("CapEff", "CapPrm", "CapBnd"))])
+print("PRIVS", [line.split()[1] for line in open("/proc/self/status") if line.startswith("NoNewPrivs")])
+for name in ("postgres", "objects", "bus", "api", "psmgr"):
+    try:
+        socket.getaddrinfo(name, 1)
+        print("RESOLVES", name)
+    except OSError:
+        pass
+PY
+"""
+
+
+def test_a_dyno_reaches_nothing_of_the_platform_but_the_routers(it):
+    it.client.call("PATCH", "/apps/steady/formation", {"updates": [{"type": "web", "quantity": 3}]})
+    it.wait_dynos("steady", 3)
+    targets = []
+    for node in it.platform.inventory.nodes:
+        targets += [f"{node.address}:{port}" for port in (22, 2375, 2377, 6379, 7946, 5432, 8333)]
+        with connected(node) as remote:
+            format_ = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
+            ids = remote.check(["docker", "ps", "-q"]).split()
+            addresses = remote.check(["docker", "inspect", "--format", format_, *ids]).split()
+            ports = remote.check(["docker", "ps", "--format", "{{.Ports}}"])
+        targets += [f"{address}:5000" for address in addresses] + [f"{address}:5432" for address in addresses]
+        targets += [f"{node.address}:{port}" for port in re.findall(r":(\d+)->5000/tcp", ports)]
+    assert len([target for target in targets if target.endswith(":5000")]) >= 8
+    routers = [f"{address}:{port}" for address in it.platform.node_addresses for port in (80, 443)]
+    it.client.call("PATCH", "/apps/steady/config-vars", {"TARGETS": " ".join([*targets, *routers])})
+    _settled(it, "steady")
+    _, output = it.one_off("steady", PROBE, seconds=600)
+    reached = dict(re.findall(r"REACH (\S+) (\w+)", output))
+    assert {target for target in routers if reached.get(target) != "open"} == set(), output
+    assert {target for target in targets if target not in routers and reached.get(target) != "closed"} == set(), output
+    assert "SOCKET False" in output
+    assert "SLUGS False" in output
+    assert "UID 10000 [10000]" in output or "UID 10000 []" in output
+    assert "CAPS ['0000000000000000', '0000000000000000', '0000000000000000']" in output
+    assert "PRIVS ['1']" in output
+    assert "RESOLVES" not in output
+
+
+def test_a_build_sees_no_credential_but_its_own_urls(it, tmp_path):
+    """A build that prints all it can see: environment of every process it may read, and files."""
+    (tmp_path / "Procfile").write_text("web: true\n")
+    (tmp_path / "requirements.txt").write_text("./spy\n")
+    spy = tmp_path / "spy"
+    spy.mkdir()
+    (spy / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    (spy / "backend.py").write_text(
+        "import glob, os, sys\n"
+        "def seen():\n"
+        "    text = repr(dict(os.environ))\n"
+        "    for path in glob.glob('/proc/[0-9]*/environ'):\n"
+        "        try: text += open(path, 'rb').read().decode(errors='replace').replace('\\0', ' ')\n"
+        "        except OSError: pass\n"
+        "    for path in ('/slugs', '/var/run/docker.sock', '/run/secrets', '/etc/blackstart/stage0'):\n"
+        "        text += f' {path}={os.access(path, os.R_OK)}'\n"
+        "    return text\n"
+        "def build_wheel(*a, **k): raise SystemExit('SPY ' + seen())\n"
+    )
+    output = it.failed_build("spy", folder_source(tmp_path).data)
+    assert "SPY" in output
+    secrets = it.platform.secrets
+    for name, value in secrets.items():
+        assert value not in output or name == "objects_key", f"the build saw {name}"
+    assert "/slugs=False" in output
+    assert "/var/run/docker.sock=False" in output
+    it.client.call("DELETE", "/apps/spy")
+
+
+# --- bad input -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["-rf", "a;b", "A", "", "x" * 31, "a b", "ä-ö", "api$(id)"])
+def test_a_bad_app_name_is_refused(it, name):
+    with pytest.raises(PlatformError, match="invalid_params"):
+        it.client.call("POST", "/apps", {"name": name})
+
+
+def test_a_source_that_is_no_tarball(it):
+    output = it.failed_build("bad-source", b"this is no tarball")
+    assert "push rejected" in output
+    assert "tar" in output
+
+
+def test_a_source_that_climbs_out(it, tmp_path):
+    (tmp_path / "x").write_text("x")
+    output = it.failed_build("bad-source", pack([("../../etc/x", tmp_path / "x")]).data)
+    assert "../../etc/x" in output
+
+
+@pytest.mark.parametrize("fixture", sorted(path.name for path in FIXTURES.glob("broken-*")))
+def test_a_broken_app_is_rejected_with_a_reason(it, fixture):
+    output = it.failed_build("bad-source", folder_source(FIXTURES / fixture).data)
+    assert "push rejected, failed to compile app" in output
+    assert "1." in output
+
+
+def test_someone_elses_app_is_not_found(it):
+    it.client.call("POST", "/users", {"email": "bob@example.com"})
+    made = it.client.call("POST", "/oauth/authorizations", {"description": "bob", "user": "bob@example.com"})
+    endpoint = observe.node_endpoint(it.platform, it.platform.inventory.nodes[0])
+    with Client(endpoint, token=made["access_token"]["token"], ca=it.platform.state.ca_path) as bob:
+        assert bob.call("GET", "/account")["email"] == "bob@example.com"
+        assert bob.maybe("/apps/steady") is None
+        assert bob.maybe("/apps/api") is None
+
+
+def test_a_second_up_at_the_same_time_is_refused(it):
+    with it.platform.state.lock("another run"):
+        done = it.bootstrap("up", "--platform", NAME)
+    assert done.returncode == 1
+    assert "another run works on the platform" in done.stderr
+
+
+# --- failures --------------------------------------------------------------------------------------------------------
+
+
+def test_a_node_rebooted_brings_its_dynos_back_and_the_others_serve_on(it):
+    provider = local_platform(it.platform.state)
+    it.wait_dynos("steady", 3)
+    rebooted = provider.machine(it.platform.inventory.nodes[2].name)
+    answers: Counter[str] = Counter()
+    stop = threading.Event()
+
+    def ask(node: int) -> None:
+        while not stop.wait(0.05):
+            try:
+                answers[str(it.get("steady", node=node, seconds=30).status_code)] += 1
+            except httpx.HTTPError as error:
+                answers[f"{type(error).__name__}"] += 1
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask, node) for node in (0, 1)]
+        provider.reboot(rebooted)
+        wait_for(
+            lambda: True if it.get("steady", node=2).status_code == 200 else None, "the rebooted router", seconds=180
+        )
+        stop.set()
+        for each in asking:
+            each.result(60)
+    assert set(answers) == {"200"}, answers
+    wait_for(
+        lambda: True if it.bootstrap("status", "--platform", NAME).returncode == 0 else None, "all up", seconds=240
+    )
+
+
+def test_down_removes_every_trace(it):
+    provider = local_platform(it.platform.state)
+    done = it.bootstrap("down", "--platform", NAME, "--json")
+    assert done.returncode == 0, done.stderr
+    assert provider.leftovers() == ()
+    assert not it.platform.state.folder.exists()
