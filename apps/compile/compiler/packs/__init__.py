@@ -1,0 +1,1 @@
+"""The built-in buildpacks, a module each, with `detect`, `compile` and `release`."""
