@@ -18,6 +18,7 @@ from typing import Any
 
 from blackstart.client import Client, Endpoint, wait_for
 from blackstart.errors import BlackstartError, PlatformError
+from blackstart.model.component import Process
 from blackstart.sources import SourceTarball, component_names, component_source, read_component
 
 BUILD_SECONDS = 1200.0
@@ -127,13 +128,22 @@ def _ensure_formation(client: Client, plan: Plan, name: str) -> None:
     component = read_component(plan.root, name)
     have = {entry["type"]: int(entry["quantity"]) for entry in client.call("GET", f"/apps/{name}/formation")}
     updates = [
-        {"type": type_, "quantity": process.quantity}
+        {"type": type_, "quantity": formation_quantity(process)}
         for type_, process in component.processes.items()
-        if process.quantity and have.get(type_) != process.quantity
+        if have.get(type_, 0) != formation_quantity(process)
     ]
     if updates:
         client.call("PATCH", f"/apps/{name}/formation", {"updates": updates})
         say(name, "scaled: " + ", ".join(f"{update['type']}={update['quantity']}" for update in updates))
+
+
+def formation_quantity(process: Process) -> int:
+    """Return a process type's quantity in the formation; one that runs on every node is just on."""
+    return 1 if process.mode == "global" else process.quantity
+
+
+def _ready_nodes(client: Client) -> int:
+    return sum(1 for node in client.call("GET", "/nodes") if node["state"] == "ready")
 
 
 def _missing_dynos(client: Client, plan: Plan, name: str) -> str | None:
@@ -141,9 +151,10 @@ def _missing_dynos(client: Client, plan: Plan, name: str) -> str | None:
     dynos = client.call("GET", f"/apps/{name}/dynos")
     for type_, process in read_component(plan.root, name).processes.items():
         up = sum(1 for dyno in dynos if dyno["type"] == type_ and dyno["state"] == "up")
-        if up < process.quantity:
+        wanted = _ready_nodes(client) if process.mode == "global" else process.quantity
+        if up < wanted:
             states = ", ".join(f"{dyno['name']} {dyno['state']}" for dyno in dynos) or "no dyno"
-            return f"{name}: {up} of {process.quantity} {type_} dynos are up ({states})"
+            return f"{name}: {up} of {wanted} {type_} dynos are up ({states})"
     return None
 
 

@@ -36,7 +36,6 @@ SLUGS = Path("/var/lib/blackstart/slugs")
 SERVICES = ("psmgr", "api", "objects")
 MOVE_SECONDS = 3600
 COMMAND_SECONDS = 120
-PREFIXES = "sources/,slugs/,caches/"
 
 
 @dataclass(frozen=True)
@@ -124,16 +123,19 @@ def give_back() -> None:
 def copy_objects(order: Order, slug: str) -> None:
     """Copy sources, slugs and caches, each checked by sha256 on both sides."""
     say("moving slugs and sources")
-    env = {**order.source_store.env("SOURCE"), **order.target_store.env("TARGET"), "PREFIXES": PREFIXES}
+    env = {**order.source_store.env("SOURCE"), **order.target_store.env("TARGET")}
     say(in_slug(order, slug, "bin/copy-bucket", env, seconds=MOVE_SECONDS).strip())
 
 
 def move_database(order: Order, slug: str) -> None:
-    """Move the database in one transaction, every error fatal, and compare both sides."""
+    """Move the database in one transaction, every error fatal, and compare both sides.
+
+    What an earlier, failed try left in the target may go: nobody writes there before it says `self-hosted`.
+    """
     say("moving the database")
     env = {"SOURCE_DATABASE_URL": order.source_database, "TARGET_DATABASE_URL": order.target_database}
     socket = "/var/run/postgresql"
-    say(in_slug(order, slug, "bin/move-database", env, seconds=MOVE_SECONDS, mounts=[f"{socket}:{socket}"]).strip())
+    say(in_slug(order, slug, "bin/move-database --replace", env, seconds=MOVE_SECONDS, mounts=[f"{socket}:{socket}"]).strip())
 
 
 def take_over(order: Order, slug: str) -> None:

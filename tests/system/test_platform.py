@@ -296,7 +296,7 @@ def test_a_deleted_app_leaves_nothing(it):
             services = remote.check(["docker", "service", "ls", "--format", "{{.Name}}"])
         return (
             True
-            if f"{NAME}.shop." not in services and not any(_containers(n, "shop") for n in it.platform.inventory.nodes)
+            if f"{NAME}_shop_" not in services and not any(_containers(n, "shop") for n in it.platform.inventory.nodes)
             else None
         )
 
