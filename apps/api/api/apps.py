@@ -9,7 +9,7 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
-from sqlalchemy import Select, select
+from sqlalchemy import Select, func, select, tuple_
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -88,12 +88,12 @@ def views(call: Call, apps: Sequence[App]) -> list[dict[str, Any]]:
 
 def running_releases(session: Session, apps: Sequence[uuid.UUID]) -> dict[uuid.UUID, Release]:
     """Return the newest succeeded release of each of `apps` that has one."""
-    query = (
-        select(Release)
-        .distinct(Release.app_id)
+    newest = (
+        select(Release.app_id, func.max(Release.version))
         .where(Release.app_id.in_(apps), Release.status == "succeeded")
-        .order_by(Release.app_id, Release.version.desc())
+        .group_by(Release.app_id)
     )
+    query = select(Release).where(tuple_(Release.app_id, Release.version).in_(newest))
     return {release.app_id: release for release in session.scalars(query)}
 
 
