@@ -26,6 +26,7 @@ class WantedProcess:
     routed: bool = False
     everywhere: bool = False
     managers: bool = False
+    proves: bool = False
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,7 @@ def _process(component: Component | None, formation: Formation, command: str) ->
         routed=routed,
         everywhere=own is not None and own.mode == "global",
         managers=own is not None and own.managers,
+        proves=own is not None and own.engine_socket,
     )
 
 

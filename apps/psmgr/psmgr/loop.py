@@ -171,7 +171,20 @@ class Reconciler:
             overdue=frozenset(overdue),
             obstacles=dict(self._fetcher.obstacles),
             boot_s=self._settings.boot_timeout_s,
+            proven=self._proven(desired, services),
         )
+
+    def _proven(self, desired: Desired, services: Iterable[Service]) -> frozenset[str] | None:
+        """Return which new process managers could lead. Stage 0 cannot ask those that will: they have another bus."""
+        if self._settings.role == "stage-0":
+            return None
+        rolling = {str(app.id): app.rolling for app in desired.apps if app.rolling is not None}
+        asked: list[str] = []
+        for service in services:
+            release = rolling.get(service.labels.get(spec.APP_ID, ""))
+            if release is not None and any(process.proves for process in release.processes):
+                asked.extend(task.id for task in service.tasks if task.phase == "running")
+        return self._board.proven(asked)
 
     def _app(
         self, app: WantedApp, by_app: dict[str, list[Service]], facts: Facts, engine: Engine, leader: Leader

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 
+import redis
 from sqlalchemy.exc import SQLAlchemyError
 
 from blackstart.model.bus import connect
@@ -22,6 +23,7 @@ from psmgr.loop import Reconciler
 from psmgr.settings import SettingRefused, Settings, settings_from
 from psmgr.store import Store
 from psmgr.swarm import Swarm
+from psmgr.table import ABLE_S, able_key
 from psmgr.wake import Wake, listen
 
 log = logging.getLogger("psmgr")
@@ -37,7 +39,7 @@ class Psmgr:
         self._engine = Swarm(settings.docker_host)
         self._store = Store(settings)
         self._failures = 0
-        self._told = ""
+        self._told = self._unable = ""
 
     def run(self) -> None:
         """Lead, stand by, or wait for the database, until stopped."""
@@ -60,6 +62,7 @@ class Psmgr:
             elif not leader.acquire():
                 self._failures = 0
                 self._tell("standing by: another process manager leads")
+                self._say_able()
                 self._wake.wait(STANDBY_S)
             else:
                 self._lead(leader, stage)
@@ -84,6 +87,21 @@ class Psmgr:
                 self._wake.wait(pause)
         finally:
             reconciler.close()
+
+    def _say_able(self) -> None:
+        """Say on the bus that this one could lead: the leader hands over to a new release only when it says so."""
+        if self._settings.task_id is None:
+            return
+        try:
+            self._engine.services(self._settings.platform)
+            self._bus.set(able_key(self._settings.task_id), "able", ex=ABLE_S)
+        except (EngineError, redis.RedisError) as error:
+            why = str(error).splitlines()[0]
+            if why != self._unable:
+                log.warning("could not lead now: %s", why)
+            self._unable = why
+        else:
+            self._unable = ""
 
     def _failed(self, what: str, error: Exception) -> None:
         self._failures += 1

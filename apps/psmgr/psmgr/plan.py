@@ -89,7 +89,8 @@ class Facts:
 
     `present`: pairs (node id, slug). `settled`: slugs whose fetch was tried on every ready node and is on some.
     `healthy`: task ids that answered. `drained`: service ids that get no requests. `overdue`: releases (ids)
-    over their deadline. `obstacles`: slug to the reason why it cannot be fetched.
+    over their deadline. `proven`: task ids of process managers that could lead (None: not known, not asked for).
+    `obstacles`: slug to the reason why it cannot be fetched.
     """
 
     now: float
@@ -101,6 +102,7 @@ class Facts:
     overdue: frozenset[uuid.UUID] = frozenset()
     obstacles: dict[str, str] = field(default_factory=dict)
     boot_s: float = 60.0
+    proven: frozenset[str] | None = None
 
     @property
     def ready(self) -> tuple[Node, ...]:
@@ -198,6 +200,8 @@ def is_healthy(release: WantedRelease, services: tuple[Service, ...], facts: Fac
 
 def _process_healthy(process: WantedProcess, service: Service, facts: Facts) -> bool:
     healthy = [task for task in service.tasks if task.wanted and is_up(task, process.routed, facts)]
+    if process.proves and facts.proven is not None:
+        healthy = [task for task in healthy if task.id in facts.proven]
     if not process.everywhere:
         return len({task.slot for task in healthy}) >= process.quantity and service.replicas == process.quantity
     nodes = {node.id for node in facts.ready if not process.managers or node.role == "manager"}

@@ -36,6 +36,7 @@ class Settings:
     stack: str
     stack_build: str
     role: Literal["stage-0", "app"] = "app"
+    task_id: str | None = None
     node_addresses: tuple[str, ...] = ()
     ca: str = TRUST
     s3_ca: str = TRUST
@@ -82,6 +83,7 @@ def settings_from(env: Mapping[str, str] = os.environ) -> Settings:
         stack=_needed(env, "STACK"),
         stack_build=_needed(env, "STACK_BUILD"),
         role=cast(Literal["stage-0", "app"], role),
+        task_id=env.get("TASK_ID") or None,
         node_addresses=tuple(part.strip() for part in env.get("NODE_ADDRESSES", "").split(",") if part.strip()),
         ca=ca,
         s3_ca=env.get("AWS_CA_BUNDLE") or ca,

@@ -21,6 +21,7 @@ TRUST_DIR = "/etc/blackstart/trust"
 BUNDLE = f"{TRUST_DIR}/ca-bundle.pem"
 ENGINE_SOCKET = "/var/run/docker.sock"
 WEB_PORT = 5000
+TASK_ID = "TASK_ID"  # a process manager says under this id that it could lead
 NAME_LENGTH = 63  # an engine's service name is one DNS label
 
 # What the dyno's init needs until it drops them all: unpack and give away files (CHOWN, FOWNER, DAC_OVERRIDE),
@@ -97,12 +98,15 @@ def process_spec(
     dyno = f"{process_type}." + ("{{.Node.Hostname}}" if global_ else "{{.Task.Slot}}")
     routed = is_routed(component, process_type)
     mode: Mode = "global" if global_ else "replicated"
+    own = {"PORT": str(WEB_PORT)} if routed else {}
+    if process.engine_socket:
+        own[TASK_ID] = "{{.Task.ID}}"
     return ServiceSpec(
         name=service_name(settings.platform, app, process_type, version),
         labels=_labels(settings, "process", app, app_id) | {PROCESS: process_type, VERSION: str(version), SLUG: slug},
         image=settings.stack_build if process.stack == "build" else stack,
         command=(*ENTRY, "start", command),
-        env=_environment(config, slug, dyno) | ({"PORT": str(WEB_PORT)} if routed else {}),
+        env=_environment(config, slug, dyno) | own,
         limits=limits_of(component, process, size),
         mode=mode,
         replicas=quantity,

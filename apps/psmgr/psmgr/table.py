@@ -16,6 +16,12 @@ from psmgr.desired import WantedApp
 from psmgr.engine import Node, Service
 
 log = logging.getLogger(__name__)
+ABLE_S = 10
+
+
+def able_key(task: str) -> str:
+    """Return the key under which a process manager that stands by says that it could lead."""
+    return f"psmgr:{task}"
 
 
 class RouteBoard:
@@ -83,6 +89,18 @@ class RouteBoard:
         self._version, self._table, self._missing = version, table, False
         log.info("routes version=%d apps=%d", version, len(table["apps"]))
         return True
+
+    def proven(self, tasks: Iterable[str]) -> frozenset[str]:
+        """Return which of these process managers said that they could lead."""
+        ids = list(tasks)
+        if not ids:
+            return frozenset()
+        try:
+            values: Any = self._bus.mget([able_key(id_) for id_ in ids])
+        except redis.RedisError as error:
+            self._tell(error)
+            return frozenset()
+        return frozenset(id_ for id_, value in zip(ids, values, strict=True) if value is not None)
 
     def drained(self, apps: Iterable[WantedApp], services: Iterable[Service], planned: routes.Table) -> frozenset[str]:
         """Return the ids of services that may be removed without failing a request. `planned` is the next table."""

@@ -189,6 +189,14 @@ def test_a_web_dyno_that_never_listens_fails_after_the_boot_timeout() -> None:
     assert action == Fail(rolling.id, 2, "web did not listen on $PORT (5000) within 60 seconds of its start")
 
 
+def test_a_new_process_manager_must_show_that_it_could_lead() -> None:
+    manager = WantedProcess("worker", "bin/worker", 1, proves=True)
+    rolling, running = pending(2, manager), service("worker", 2, task("b"))
+    assert plan(app(rolling=rolling), [running], facts(proven=frozenset())) == []
+    assert plan(app(rolling=rolling), [running], facts(proven=frozenset({"b"}))) == [Succeed(rolling)]
+    assert plan(app(rolling=rolling), [running], facts(proven=None)) == [Succeed(rolling)]
+
+
 def test_skipped_releases_fail_as_superseded() -> None:
     wanted = app(rolling=pending(3, WEB), superseded=((uuid.UUID(int=2), 2),))
     assert plan(wanted)[0] == Fail(uuid.UUID(int=2), 2, "superseded by v3")
