@@ -61,7 +61,12 @@ def render(settings: Settings, paths: Paths, shape: Shape, want: Wanted, version
         _global(settings, paths),
         _defaults(settings, paths, version),
         _frontend(settings, paths),
-        _answer(NO_APP, pages.NO_SUCH_APP, paths, ["http-request return status 200 content-type text/plain string ok if { path /_blackstart/router }"]),
+        _answer(
+            NO_APP,
+            pages.NO_SUCH_APP,
+            paths,
+            ["http-request return status 200 content-type text/plain string ok if { path /_blackstart/router }"],
+        ),
         _answer(NO_WEB, pages.NO_WEB, paths, []),
         *(_slot(name, want.servers.get(name, {}), settings, version) for name in map(slot_name, range(shape.slots))),
     ]
@@ -150,8 +155,9 @@ def _frontend(settings: Settings, paths: Paths) -> list[str]:
     ]
     # Only failures are logged (dontlog-normal); the path without its query, which may carry secrets.
     log = (
-        'log-format "at=error method=%HM host=%[capture.req.hdr(0)] path=%{+Q}[capture.req.uri,word(1,?)] request_id=%[capture.req.hdr(1)] '
-        'fwd=%ci backend=%b dyno=%s connect_ms=%Tc service_ms=%Tr status=%ST bytes=%B state=%tsc retries=%rc"'
+        'log-format "at=error method=%HM host=%[capture.req.hdr(0)] path=%{+Q}[capture.req.uri,word(1,?)]'
+        " request_id=%[capture.req.hdr(1)] fwd=%ci backend=%b dyno=%s connect_ms=%Tc service_ms=%Tr"
+        ' status=%ST bytes=%B state=%tsc retries=%rc"'
     )
     return [
         "frontend web",
@@ -169,10 +175,13 @@ def _listen(address: str, port: int) -> str:
 
 
 def _answer(name: str, page: Page, paths: Paths, before: list[str]) -> list[str]:
-    stem = paths.run / pages.name(page)
-    html = f'http-request return status {page.status} content-type "text/html; charset=utf-8" file {stem}.html hdr Cache-Control no-store'
-    text = f'http-request return status {page.status} content-type "text/plain; charset=utf-8" file {stem}.txt hdr Cache-Control no-store'
-    return [f"backend {name}", *before, html + " if { req.hdr(accept) -m sub text/html }", text]
+    def answer(kind: str, suffix: str) -> str:
+        file = paths.run / f"{pages.name(page)}.{suffix}"
+        content = f'content-type "text/{kind}; charset=utf-8"'
+        return f"http-request return status {page.status} {content} file {file} hdr Cache-Control no-store"
+
+    browser = answer("html", "html") + " if { req.hdr(accept) -m sub text/html }"
+    return [f"backend {name}", *before, browser, answer("plain", "txt")]
 
 
 def _slot(name: str, servers: Mapping[str, Target], settings: Settings, version: tuple[int, int]) -> list[str]:

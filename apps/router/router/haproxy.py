@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -60,7 +61,9 @@ class HAProxy:
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
             if not self.alive:
-                raise HAProxyFailed(f"HAProxy ended at its start with code {self._child.returncode}; its reason is above")
+                raise HAProxyFailed(
+                    f"HAProxy ended at its start with code {self._child.returncode}; its reason is above"
+                )
             if time.monotonic() > deadline:
                 self.kill()
                 raise HAProxyFailed(f"HAProxy did not answer within {START_SECONDS:.0f} s of its start")
@@ -68,8 +71,15 @@ class HAProxy:
 
     def command(self) -> list[str]:
         """Return the argument vector. HAProxy finishes its requests and ends when the driver dies (SIGUSR1)."""
-        command = [str(self.settings.haproxy), "-W", "-S", f"{self.paths.master},mode,600", "-f", str(self.paths.config)]
-        if self.paths.handover is not None and self.paths.handover.is_socket():
+        command = [
+            str(self.settings.haproxy),
+            "-W",
+            "-S",
+            f"{self.paths.master},mode,600",
+            "-f",
+            str(self.paths.config),
+        ]
+        if self.paths.handover is not None and _listens(self.paths.handover):
             command += ["-x", str(self.paths.handover)]
         setpriv = shutil.which("setpriv")
         return [setpriv, "--pdeathsig", "USR1", *command] if setpriv is not None else command
@@ -114,7 +124,9 @@ class HAProxy:
 
     def _answers(self) -> bool:
         try:
-            return bool(self.runtime.processes().workers) and "srv_admin_state" in self.runtime.ask("@1 show servers state")
+            return bool(self.runtime.processes().workers) and "srv_admin_state" in self.runtime.ask(
+                "@1 show servers state"
+            )
         except RuntimeFailed:
             return False
 
@@ -134,6 +146,17 @@ class HAProxy:
             _write_private(self.paths.run / name, text)
         if self.settings.certificate:
             _write_private(self.paths.certificate, self.settings.certificate)
+
+
+def _listens(path: Path) -> bool:
+    """Tell whether a router is behind the socket, or only its left-over file is there."""
+    try:
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.settimeout(1.0)
+            peer.connect(str(path))
+    except OSError:
+        return False
+    return True
 
 
 def _write_private(path: Path, text: str) -> None:

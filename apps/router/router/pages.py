@@ -33,7 +33,9 @@ class Page:
 
 NO_SUCH_APP = Page(404, "", "No such app", "There is no app at this address. Check the address and the app's domains.")
 NO_WEB = Page(503, "H14", "No web dynos running", "The app has no running web dyno. Its owner can scale it up.")
-CRASHED = Page(503, "H10", "App crashed", "No web dyno of the app could be reached. Its owner can look at the app's logs.")
+CRASHED = Page(
+    503, "H10", "App crashed", "No web dyno of the app could be reached. Its owner can look at the app's logs."
+)
 CLOSED = Page(502, "H13", "Connection closed without response", "The app closed the connection before it answered.")
 TIMEOUT = Page(504, "H12", "Request timeout", "The app did not answer in time.")
 INTERNAL = Page(500, "H99", "Platform error", "The router failed to handle the request.")
@@ -44,7 +46,11 @@ FIXED = (CRASHED, CLOSED, TIMEOUT, INTERNAL)
 
 def files() -> dict[str, str]:
     """Return the files of all pages by name."""
-    both = {f"{name(page)}.{kind}": text for page in NEGOTIATED for kind, text in (("html", page.html()), ("txt", page.plain()))}
+    both = {
+        f"{name(page)}.{kind}": text
+        for page in NEGOTIATED
+        for kind, text in (("html", page.html()), ("txt", page.plain()))
+    }
     return both | {f"{name(page)}.html": page.html() for page in FIXED}
 
 

@@ -125,7 +125,8 @@ def wanted(table: Table, slots: Mapping[str, str], *, tls: bool) -> Wanted:
             if app.servers
         },
         hosts={
-            host: slots[name] if name in usable and usable[name].routable else NO_WEB for host, name in table.hosts.items()
+            host: slots[name] if name in usable and usable[name].routable else NO_WEB
+            for host, name in table.hosts.items()
         },
     )
 
@@ -163,7 +164,8 @@ def server_options(target: Target, ca: str) -> str:
     """Return the settings of a server, the same words in the configuration and in `add server`."""
     if target.peer is None:
         return CHECK
-    return f"{CHECK} ssl verify required ca-file {ca} sni str({target.peer}) verifyhost {target.peer} check-ssl check-sni {target.peer}"
+    name = target.peer
+    return f"{CHECK} check-ssl ssl verify required ca-file {ca} sni str({name}) verifyhost {name} check-sni {name}"
 
 
 def endpoint(address: str, port: int) -> str:

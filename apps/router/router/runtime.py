@@ -110,7 +110,11 @@ def parse_stat(text: str) -> dict[tuple[str, str], Mapping[str, str]]:
     """Parse `show stat` into rows by (backend, server)."""
     lines = text.lstrip().removeprefix("# ")
     rows = csv.DictReader(io.StringIO(lines))
-    return {(row["pxname"], row["svname"]): row for row in rows if row.get("pxname", "").startswith(OWN) and row.get("svname")}
+    return {
+        (row["pxname"], row["svname"]): row
+        for row in rows
+        if row.get("pxname", "").startswith(OWN) and row.get("svname")
+    }
 
 
 def parse_actual(state: str, stat: str, hosts: str) -> Actual:

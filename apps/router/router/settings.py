@@ -100,7 +100,9 @@ def _haproxy(env: Mapping[str, str]) -> Path:
     named = env.get("HAPROXY", "haproxy")
     found = shutil.which(named, path=os.pathsep.join((env.get("PATH", ""), *own, *SYSTEM_PATHS)))
     if found is None:
-        raise SettingRefused(f"no program {named!r} found: install Debian's package haproxy, or set HAPROXY to its path")
+        raise SettingRefused(
+            f"no program {named!r} found: install Debian's package haproxy, or set HAPROXY to its path"
+        )
     return Path(found)
 
 

@@ -73,8 +73,13 @@ def parse(text: str) -> Table:
     root = _object(value, "table")
     return Table(
         version=_integer(root.get("version"), "version", 1, 2**63 - 1),
-        hosts={_host(host): _app_name(app, f"hosts.{host}") for host, app in _object(root.get("hosts"), "hosts").items()},
-        apps={_app_name(name, "apps"): _app(app, f"apps.{name}") for name, app in _object(root.get("apps"), "apps").items()},
+        hosts={
+            _host(host): _app_name(app, f"hosts.{host}") for host, app in _object(root.get("hosts"), "hosts").items()
+        },
+        apps={
+            _app_name(name, "apps"): _app(app, f"apps.{name}")
+            for name, app in _object(root.get("apps"), "apps").items()
+        },
     )
 
 
@@ -93,7 +98,8 @@ def dump(table: Table) -> str:
             "version": table.version,
             "hosts": dict(table.hosts),
             "apps": {
-                name: {"tls": app.tls, "servers": [vars(server) for server in app.servers]} for name, app in table.apps.items()
+                name: {"tls": app.tls, "servers": [vars(server) for server in app.servers]}
+                for name, app in table.apps.items()
             },
         },
         sort_keys=True,

@@ -75,8 +75,14 @@ class Answer:
 
 
 def request(
-    port: int, path: str = "/", *, host: str = "shop.example", method: str = "GET", body: bytes | None = None,
-    headers: dict[str, str] | None = None, timeout: float = DEADLINE,
+    port: int,
+    path: str = "/",
+    *,
+    host: str = "shop.example",
+    method: str = "GET",
+    body: bytes | None = None,
+    headers: dict[str, str] | None = None,
+    timeout: float = DEADLINE,
 ) -> Answer:
     """Return the router's answer on a fresh connection."""
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)) as client:
@@ -99,7 +105,9 @@ class Backend:
 def start_backend(name: str, port: int = 0, tls: tuple[Path, Path] | None = None) -> Backend:
     files = [str(path) for path in tls] if tls is not None else []
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("backend.py")), str(port), name, *files], stdout=subprocess.PIPE, text=True
+        [sys.executable, str(Path(__file__).with_name("backend.py")), str(port), name, *files],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     line = process.stdout.readline().split() if process.stdout is not None else []
     if len(line) != 2:
@@ -133,8 +141,19 @@ class Bus:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [program("redis-server", "REDIS_SERVER"), "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
-             "--dir", str(self.folder), "--daemonize", "no"],
+            [
+                program("redis-server", "REDIS_SERVER"),
+                "--port",
+                str(self.port),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--dir",
+                str(self.folder),
+                "--daemonize",
+                "no",
+            ],
             stdout=subprocess.DEVNULL,
         )
         until(self.answers, "the bus answers")
@@ -166,7 +185,9 @@ class Bus:
         return json.loads(str(value)) if value is not None else {"version": 0, "servers": {}}
 
     def applied(self, version: int, node: str = "node1") -> dict[str, Any]:
-        return dict(until(lambda: (ack := self.ack(node))["version"] >= version and ack, f"version {version} acknowledged"))
+        return dict(
+            until(lambda: (ack := self.ack(node))["version"] >= version and ack, f"version {version} acknowledged")
+        )
 
 
 @pytest.fixture
@@ -205,9 +226,10 @@ class Router:
             time.sleep(0.02)
 
     def read(self) -> None:
-        with self.process.stdout or contextlib.nullcontext([]) as stream:
-            for line in stream:
-                self.lines.append(line.rstrip())
+        if self.process.stdout is not None:
+            with self.process.stdout as stream:
+                for line in stream:
+                    self.lines.append(line.rstrip())
 
 
 def children(pid: int) -> list[int]:
@@ -226,13 +248,28 @@ def router(tmp_path: Path, bus: Bus) -> Iterator[Callable[..., Router]]:
         state = tmp_path / "state"
         state.mkdir(exist_ok=True)
         env = {
-            "PATH": SYSTEM, "PYTHONPATH": f"{APP}:{ROOT}", "NODE": "node1", "BUS_URL": bus.url, "ROUTER_STATE": str(state),
-            "HAPROXY": program("haproxy", "HAPROXY"), "ROUTER_BIND": "127.0.0.1", "PYTHONWARNINGS": "error",
-            "ROUTER_CA": str(tmp_path / "ca.pem"), "ROUTER_MAXCONN": "1000", "HOME": str(tmp_path), "TMPDIR": str(tmp_path),
-            **{name: str(port) for name, port in ports.items()}, **extra,
+            "PATH": SYSTEM,
+            "PYTHONPATH": f"{APP}:{ROOT}",
+            "NODE": "node1",
+            "BUS_URL": bus.url,
+            "ROUTER_STATE": str(state),
+            "HAPROXY": program("haproxy", "HAPROXY"),
+            "ROUTER_BIND": "127.0.0.1",
+            "PYTHONWARNINGS": "error",
+            "ROUTER_CA": str(tmp_path / "ca.pem"),
+            "ROUTER_MAXCONN": "1000",
+            "HOME": str(tmp_path),
+            "TMPDIR": str(tmp_path),
+            **{name: str(port) for name, port in ports.items()},
+            **extra,
         }
         process = subprocess.Popen(
-            [sys.executable, "-m", "router"], env=env, cwd=APP, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            [sys.executable, "-m", "router"],
+            env=env,
+            cwd=APP,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         one = Router(process, ports["HTTP_PORT"], ports["HTTPS_PORT"])
         started.append(one)
@@ -258,7 +295,9 @@ def router(tmp_path: Path, bus: Bus) -> Iterator[Callable[..., Router]]:
 class Load:
     """Constant requests from a few clients until it is left; `failures` holds every answer that is not the app's."""
 
-    def __init__(self, port: int, *, host: str = "shop.example", methods: tuple[str, ...] = ("GET",), fresh: bool = False) -> None:
+    def __init__(
+        self, port: int, *, host: str = "shop.example", methods: tuple[str, ...] = ("GET",), fresh: bool = False
+    ) -> None:
         self.port, self.host, self.methods, self.fresh = port, host, methods, fresh
         self.failures: list[str] = []
         self.done = 0
@@ -299,6 +338,20 @@ class Load:
         client.close()
 
 
+@contextlib.contextmanager
+def websocket(port: int, host: str = "shop.example") -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE) as peer:
+        peer.sendall(
+            f"GET /chat HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+        )
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += peer.recv(1)
+        assert head.startswith(b"HTTP/1.1 101")
+        yield peer
+
+
 class Authority:
     """A small CA that writes PEM files."""
 
@@ -312,7 +365,10 @@ class Authority:
     def issue(self, name: str) -> tuple[Path, Path]:
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = self._sign(name, self.key, key.public_key(), self.certificate.subject, ca=False)
-        cert_path, key_path = self.folder / f"{name.replace('*', '_')}.crt", self.folder / f"{name.replace('*', '_')}.key"
+        cert_path, key_path = (
+            self.folder / f"{name.replace('*', '_')}.crt",
+            self.folder / f"{name.replace('*', '_')}.key",
+        )
         cert_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         key_path.write_bytes(
             key.private_bytes(
@@ -322,11 +378,19 @@ class Authority:
         return cert_path, key_path
 
     def _sign(
-        self, name: str, key: ec.EllipticCurvePrivateKey, public: ec.EllipticCurvePublicKey, issuer: x509.Name | None, *, ca: bool
+        self,
+        name: str,
+        key: ec.EllipticCurvePrivateKey,
+        public: ec.EllipticCurvePublicKey,
+        issuer: x509.Name | None,
+        *,
+        ca: bool,
     ) -> x509.Certificate:
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         now = datetime.datetime.now(datetime.UTC)
-        alternatives: list[x509.GeneralName] = [x509.DNSName(name)] if not ca else [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        alternatives: list[x509.GeneralName] = (
+            [x509.DNSName(name)] if not ca else [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        )
         return (
             x509.CertificateBuilder()
             .subject_name(subject)

@@ -36,7 +36,9 @@ def test_twenty_deploys_under_constant_requests_fail_none(
     assert one.log().count("reloading") == 0
 
 
-def test_killing_one_of_two_dynos_fails_no_get(bus: Bus, router: Callable[..., Router], backend: Callable[..., Backend]) -> None:
+def test_killing_one_of_two_dynos_fails_no_get(
+    bus: Bus, router: Callable[..., Router], backend: Callable[..., Backend]
+) -> None:
     left, right = backend("left"), backend("right")
     bus.table({"shop": [left.entry(), right.entry()]})
     one = router()
@@ -87,7 +89,9 @@ def test_a_drained_dyno_keeps_its_request_and_gets_no_other(
     until(lambda: "old" not in bus.ack()["servers"], "the old dyno is gone from HAProxy")
 
 
-def test_scaled_to_none_says_so_and_back(bus: Bus, router: Callable[..., Router], backend: Callable[..., Backend]) -> None:
+def test_scaled_to_none_says_so_and_back(
+    bus: Bus, router: Callable[..., Router], backend: Callable[..., Backend]
+) -> None:
     dyno = backend("one")
     bus.table({"shop": [dyno.entry()]})
     one = router()
@@ -103,7 +107,7 @@ def test_scaled_to_none_says_so_and_back(bus: Bus, router: Callable[..., Router]
 def test_more_apps_than_slots_reload_without_a_failed_request_or_a_lost_websocket(
     bus: Bus, router: Callable[..., Router], backend: Callable[..., Backend]
 ) -> None:
-    from test_http import websocket
+    from router_harness import websocket
 
     dyno = backend("one")
     bus.table({"shop": [dyno.entry()]})
