@@ -1,7 +1,7 @@
 """`bin/backup`: a full base backup into the object store, encrypted; `--if-due` only when the newest is too old.
 
 Runs beside the server (same user, same runtime folder). Prints a JSON report of the newest backup.
-Exit 0: a backup is there. Exit 1: it failed, the message says why. Exit 3: another backup is running.
+Exit 0: a backup is there. Exit 1: it failed, the message says why.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from blackstart.process.failure import ProcessFailed, exit_code_of, say
 from blackstart.process.files import take_lock
 
 from . import cluster, config, settings
-from .settings import Paths, Programs
+from .settings import Archive, Paths, Programs
 
 SHORT_S, LONG_S = 120.0, 6 * 3600.0
 
@@ -40,6 +41,7 @@ def run(*, if_due: bool) -> int:
     programs = settings.programs(os.environ)
     if not paths.backup_config.is_file():
         raise ProcessFailed(f"{paths.backup_config} is missing", why="bin/postgres writes it", fix="start the server")
+    check_store(archive)
     take_lock(paths.runtime / "backup.lock", wait_s=0 if if_due else SHORT_S)
     backrest = Backrest(paths, programs, cluster.stanza(paths, programs))
     backrest.run("stanza-create", timeout_s=SHORT_S)
@@ -55,6 +57,14 @@ def run(*, if_due: bool) -> int:
     sys.stdout.write("\n")
     sys.stdout.flush()
     return 0
+
+
+def check_store(archive: Archive) -> None:
+    """Find out at once that the store is away: pgBackRest tries for four times its io-timeout."""
+    try:
+        socket.create_connection((archive.host, archive.port), timeout=5).close()
+    except OSError as error:
+        raise ProcessFailed(f"the object store at {archive.host}:{archive.port} does not answer: {error}") from error
 
 
 def report(stanza: str, backup: dict[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from .settings import Paths, Programs
 STOP_WITHIN_S = 25.0
 ARCHIVER_GRACE_S = 3.0
 BACKUP_CHECK_S = 600.0
-RETRY_FIRST_S, RETRY_MOST_S = 2.0, 120.0
+RETRY_FIRST_S, RETRY_MOST_S = 1.0, 60.0
 
 
 def main() -> int:
@@ -124,7 +124,7 @@ class BackupKeeper:
         wait_s = self._retry_s * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
         self._retry_s = min(RETRY_MOST_S, self._retry_s * 2)
         self._next = time.monotonic() + wait_s
-        say(f"postgres: degraded: the archive is not taken by the object store; next try in {wait_s:.0f} s")
+        say(f"postgres: degraded: the object store takes no backup; next try in {wait_s:.0f} s")
 
     def stop(self) -> None:
         """End a running backup; the next start takes it again."""
