@@ -62,6 +62,7 @@ def _compile(work: Work) -> None:
         raise refusal(ran)
     kit.run(["bundle", "clean"], cwd=work.build, env=env, quiet=True)
     _save(work)
+    shutil.rmtree(work.build / GEM_CACHE, ignore_errors=True)
     work.profile("ruby.sh", PROFILE)
     kit.export({name: value for name, value in env.items() if name.startswith("BUNDLE_")})
 
