@@ -1,4 +1,4 @@
-"""A real Postgres and a real Redis for each run, a fresh database and a real server for each test."""
+"""A real Postgres, a real Redis and a real server for each run; emptied for each test."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from api.schema import migrate
 from api.settings import ObjectStore, Settings
 from blackstart.model.releases import config_of, create_release
 from blackstart.model.secrets import Sealer, new_token, token_digest
-from blackstart.model.tables import Account, App, Build, Platform, Release, Slug, Token
+from blackstart.model.tables import Account, App, Base, Build, Platform, Release, Slug, Token
 
 DOMAIN = "black.test"
 STORE = ObjectStore("https://objects.black.test", "https://objects:5000", "black", "key", "secret")
@@ -182,11 +182,18 @@ def bus(_redis_server: Redis) -> Iterator[Redis]:
     yield _redis_server
 
 
+@pytest.fixture(scope="session")
+def database(cluster: Cluster) -> str:
+    """The URL of the database with the schema; `rows` empties it."""
+    cluster.execute("CREATE DATABASE platform TEMPLATE template")
+    return cluster.url("platform")
+
+
 @pytest.fixture
-def database(cluster: Cluster) -> Iterator[str]:
-    """The URL of a fresh database with the schema and nothing in it."""
+def empty_database(cluster: Cluster) -> Iterator[str]:
+    """The URL of a database without anything in it."""
     name = f"t{uuid.uuid4().hex[:12]}"
-    cluster.execute(f"CREATE DATABASE {name} TEMPLATE template STRATEGY file_copy")
+    cluster.execute(f"CREATE DATABASE {name}")
     yield cluster.url(name)
     cluster.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -239,15 +246,15 @@ def servers() -> Iterator[Servers]:
     made.stop()
 
 
-@pytest.fixture
-def settings(database: str, bus: Redis) -> Settings:
+@pytest.fixture(scope="session")
+def settings(database: str, _redis_server: Redis) -> Settings:
     return Settings(
         database_url=database,
         secret_key=base64.b64encode(bytes(32)).decode(),
         platform="black",
         domain=DOMAIN,
         role="stage-0",
-        bus_url=bus.url,
+        bus_url=_redis_server.url,
         objects=STORE,
         ca="absent.pem",
     )
@@ -333,14 +340,23 @@ class Rows:
 @pytest.fixture
 def rows(database: str, settings: Settings) -> Rows:
     made = Rows(create_engine(database, poolclass=pool.NullPool), Sealer(settings.secret_key))
+    with made.engine.begin() as connection:
+        connection.exec_driver_sql(f"TRUNCATE {', '.join(Base.metadata.tables)}")
     made.platform("stage-0")
     return made
 
 
+@pytest.fixture(scope="session")
+def _api(settings: Settings) -> Iterator[Server]:
+    made = Servers()
+    yield made.start(settings)
+    made.stop()
+
+
 @pytest.fixture
-def api(settings: Settings, servers: Servers, rows: Rows) -> Server:
-    """A running API of stage 0, with a bus and a database that holds the platform's row."""
-    return servers.start(settings)
+def api(_api: Server, rows: Rows, bus: Redis) -> Server:
+    """A running API of stage 0, with a bus and a database that holds the platform's row only."""
+    return _api
 
 
 @dataclass

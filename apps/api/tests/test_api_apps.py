@@ -28,7 +28,23 @@ def test_an_app_without_a_name_gets_one_like_herokus(alice: httpx.Client) -> Non
         assert re.fullmatch(r"[a-z]+-[a-z]+-[0-9]{5}", name)
 
 
-BAD_NAMES = ["-rf", "a;b", "a b", "ab", "a" * 31, "Shop", "shöp", "1shop", "shop-", "", "../x", "a\nb", "a\0b", "$(id)", "--"]
+BAD_NAMES = [
+    "-rf",
+    "a;b",
+    "a b",
+    "ab",
+    "a" * 31,
+    "Shop",
+    "shöp",
+    "1shop",
+    "shop-",
+    "",
+    "../x",
+    "a\nb",
+    "a\0b",
+    "$(id)",
+    "--",
+]
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
@@ -107,7 +123,9 @@ def test_a_deleted_app_is_gone_at_once_and_its_name_when_psmgr_is_done(
     assert rows.one("SELECT deleting FROM apps WHERE name = 'shop'") == (True,)
 
 
-def test_a_name_that_psmgr_freed_can_be_taken_again(alice: httpx.Client, bob: httpx.Client, shop: str, rows: Any) -> None:
+def test_a_name_that_psmgr_freed_can_be_taken_again(
+    alice: httpx.Client, bob: httpx.Client, shop: str, rows: Any
+) -> None:
     alice.patch("/apps/shop/config-vars", json={"A": "1"})
     alice.post("/apps/shop/domains", json={"hostname": "shop.example.com"})
     alice.delete("/apps/shop")
