@@ -10,7 +10,7 @@ from urllib.parse import quote
 from blackstart.ca import Pair, ensure_ca, ensure_leaf
 from blackstart.inventory import Host, Inventory
 from blackstart.sources import checkout_root, component_names, read_component
-from blackstart.stacks import Stacks, cached_stacks
+from blackstart.stacks import Stacks, StackSources, cached_stacks
 from blackstart.state import State
 
 TRUST = "/etc/blackstart/trust"
@@ -33,10 +33,16 @@ class Platform:
         """The platform's secrets, from the state folder."""
         return self.state.secrets()
 
+    @property
+    def stack_sources(self) -> StackSources:
+        """Where the stacks' packages come from."""
+        settings = self.inventory.hosts[0].settings
+        return StackSources.of(settings.apt_mirror, settings.python_index)
+
     @cached_property
     def stacks(self) -> Stacks:
-        """The stack images, already built."""
-        return cached_stacks(Path(self.inventory.hosts[0].settings.cache), self.inventory.hosts[0].settings.apt_mirror)
+        """The stack images, already built. Raises StackError."""
+        return cached_stacks(Path(self.inventory.hosts[0].settings.cache), self.stack_sources)
 
     @property
     def name(self) -> str:

@@ -18,7 +18,7 @@ from blackstart.platform import Platform
 from blackstart.progress import Progress
 from blackstart.providers import Machine, Provider
 from blackstart.remote import connected
-from blackstart.stacks import StackSources, cached_stacks, ensure_stacks
+from blackstart.stacks import cached_stacks, ensure_stacks
 from blackstart.steps import Step
 
 OPTIONS = "options.json"
@@ -73,16 +73,12 @@ def host_is_prepared(run: Run) -> bool:
 
 def build_stacks(run: Run) -> None:
     """Build the stack images, or take them from the cache."""
-    ensure_stacks(run.cache, _stack_sources(run), run.log("stacks"))
+    ensure_stacks(run.cache, run.platform.stack_sources, run.log("stacks"))
 
 
 def stacks_are_built(run: Run) -> bool:
     """Whether the cache has the stack images of this checkout."""
-    return observe.holds(lambda: cached_stacks(run.cache, _stack_sources(run)))
-
-
-def _stack_sources(run: Run) -> StackSources:
-    return run.platform.stack_sources
+    return observe.holds(lambda: cached_stacks(run.cache, run.platform.stack_sources))
 
 
 # --- machines --------------------------------------------------------------------------------------------------------
