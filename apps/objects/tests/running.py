@@ -87,6 +87,10 @@ def make_tls(path: Path) -> Tls:
             .not_valid_before(now - datetime.timedelta(minutes=5))
             .not_valid_after(now + datetime.timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            # Python 3.13 and later verify strictly (RFC 5280)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(by.public_key()), critical=False)
+            .add_extension(key_usage(ca), critical=True)
         )
         if not ca:
             names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
@@ -99,6 +103,21 @@ def make_tls(path: Path) -> Tls:
     ca_file.chmod(0o644)
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return Tls(ca_file, built("test", "test CA", key, ca_key, ca=False), pem.decode())
+
+
+def key_usage(ca: bool) -> x509.KeyUsage:
+    """Return what the key may do."""
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def unpack_slug(app: str, package: str, path: Path) -> Path:
