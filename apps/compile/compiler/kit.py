@@ -83,8 +83,11 @@ def released(types: Mapping[str, str]) -> int:
     return 0
 
 
-def run(argv: list[str], *, cwd: Path, env: Mapping[str, str] | None = None, quiet: bool = False) -> Ran:
-    """Run a tool, printing its lines indented, and return how it ended. Raises AppRefused when it ran out of memory."""
+def run(argv: list[str], *, cwd: Path, env: Mapping[str, str] | None = None, quiet: bool = False, keep: int = TAIL) -> Ran:
+    """Run a tool, printing its lines indented, and return how it ended with the last `keep` lines.
+
+    Raises AppRefused when it was killed, as it is when it needs too much memory.
+    """
     child = subprocess.Popen(
         argv,
         cwd=cwd,
@@ -101,7 +104,7 @@ def run(argv: list[str], *, cwd: Path, env: Mapping[str, str] | None = None, qui
         if not quiet:
             output.detail(line)
         lines.append(line)
-        del lines[:-TAIL]
+        del lines[:-keep]
     code = child.wait()
     if was_killed(code):
         raise out_of_memory(f"`{' '.join(argv[:2])}`")

@@ -122,7 +122,11 @@ def _codename() -> str:
 
 def _fetch(packages: list[str], work: Work, env: dict[str, str]) -> list[Path]:
     """Fetch the packages with what they need beyond the stack; return the files, sorted."""
-    listed = kit.run(["apt-get", "install", "--quiet=2", "--print-uris", "--", *packages], cwd=work.build, env=env, quiet=True)
+    nothing = Path(os.environ["TMPDIR"]) / "no-archives"
+    (nothing / "partial").mkdir(parents=True, exist_ok=True)
+    # apt lists only what it has to fetch: with the cache's archives in sight, nothing of what they hold
+    argv = ["apt-get", "install", "--quiet=2", "--print-uris", f"-oDir::Cache::archives={nothing}/", "--", *packages]
+    listed = kit.run(argv, cwd=work.build, env=env, quiet=True, keep=10_000)
     if listed.code != 0:
         raise refusal(listed)
     names = sorted(re.findall(r"^'[^']+' (\S+\.deb) \d+", listed.text, re.M))
@@ -132,12 +136,13 @@ def _fetch(packages: list[str], work: Work, env: dict[str, str]) -> list[Path]:
     if ran.code != 0:
         raise refusal(ran)
     archives = work.cache / "apt" / "cache" / "archives"
-    _forget_others(archives, names)
+    _tidy(work.cache / "apt" / "cache", names)
     return [archives / name for name in names]
 
 
-def _forget_others(archives: Path, names: list[str]) -> None:
-    for path in archives.glob("*.deb"):
+def _tidy(cache: Path, names: list[str]) -> None:
+    """Keep only the archives of this build, and not apt's own index of the lists, which it makes again in a second."""
+    for path in (*cache.glob("*.bin"), *(cache / "archives").glob("*.deb")):
         if path.name not in names:
             path.unlink()
 
