@@ -21,12 +21,12 @@ import httpx
 import pytest
 import redis
 import uvicorn
-from sqlalchemy import Engine, create_engine, pool, text
-from sqlalchemy.orm import Session
-
 from api.main import create_app
 from api.schema import migrate
 from api.settings import ObjectStore, Settings
+from sqlalchemy import Engine, create_engine, pool, text
+from sqlalchemy.orm import Session
+
 from blackstart.model.releases import config_of, create_release
 from blackstart.model.secrets import Sealer, new_token, token_digest
 from blackstart.model.tables import Account, App, Base, Build, Platform, Release, Slug, Token
@@ -173,13 +173,13 @@ def _redis_server() -> Iterator[Redis]:
 
 
 @pytest.fixture
-def bus(_redis_server: Redis) -> Iterator[Redis]:
+def bus(_redis_server: Redis) -> Redis:
     """A running, empty bus; a test may stop it."""
     if _redis_server.process is None:
         _redis_server.start()
     with _redis_server.client() as client:
         client.flushall()
-    yield _redis_server
+    return _redis_server
 
 
 @pytest.fixture(scope="session")

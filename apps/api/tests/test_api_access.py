@@ -9,9 +9,9 @@ from typing import Any
 
 import httpx
 import pytest
+from api.main import RESOURCES
 from fastapi.routing import APIRoute
 
-from api.main import RESOURCES
 from blackstart.model.tables import Dyno, Token
 
 OWNER, SELF, ADMIN, PUBLIC = "owner", "self", "admin", "public"

@@ -6,7 +6,6 @@ from typing import Any
 
 import httpx
 import pytest
-
 from api.streams import read_entries
 
 URL = "https://example.com/shop.tar.gz"

@@ -5,7 +5,6 @@ from typing import Any
 
 import httpx
 import pytest
-
 from api.errors import ApiError
 from api.formations import new_quantity
 
