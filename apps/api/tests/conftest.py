@@ -75,7 +75,17 @@ class Cluster:
         """Start it and wait until it answers."""
         options = f"-c listen_addresses= -c unix_socket_directories={self.folder} -c fsync=off -c max_connections=60"
         log = str(self.folder / "log")
-        command = [self.programs / "pg_ctl", "-D", self.folder / "data", "-w", "-l", log, "-o", options, "start"]
+        command = [
+            str(self.programs / "pg_ctl"),
+            "-D",
+            str(self.folder / "data"),
+            "-w",
+            "-l",
+            log,
+            "-o",
+            options,
+            "start",
+        ]
         # The server keeps what it inherits, so it gets no pipe of ours.
         subprocess.run(
             command, user=self.user, cwd=self.folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

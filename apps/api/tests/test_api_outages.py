@@ -10,6 +10,7 @@ import httpx
 import pytest
 from api import admin as admin_commands
 from api.call import inactive
+from api.schema import migrate
 from sqlalchemy.orm import Session
 
 
@@ -152,7 +153,7 @@ def test_a_database_without_schema_is_said_so_and_used_once_migrated(
     client = clients.make("x", servers.start(with_settings(database_url=empty_database)).url)
     assert health(client)["database"] == "the database has no schema yet; run bin/migrate"
     assert client.get("/account").json()["id"] == "schema_outdated"
-    admin_commands.migrate(empty_database)
+    migrate(empty_database)
     eventually(lambda: health(client)["database"] == "ok", "the schema to be found")
 
 

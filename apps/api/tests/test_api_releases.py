@@ -166,5 +166,6 @@ def test_an_operator_releases_a_slug_that_was_compiled_elsewhere(
     assert made.json()["blob"]["method"] == "PUT"
     assert "/slugs/" + "d" * 64 + ".squashfs?" in made.json()["blob"]["url"]
     assert admin.post("/apps/shop/releases", json={"slug": made.json()["id"]}).status_code == 201
-    for wrong in ({"checksum": "x"}, {"size": 0}, {"process_types": {}}, {"process_types": {"-rf": "x"}}):
+    bad: list[dict[str, Any]] = [{"checksum": "x"}, {"size": 0}, {"process_types": {}}, {"process_types": {"-rf": "x"}}]
+    for wrong in bad:
         assert admin.post("/apps/shop/slugs", json={**body, **wrong}).status_code == 422
