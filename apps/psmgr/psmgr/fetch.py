@@ -32,6 +32,7 @@ class Fetcher:
         self._settings, self._url = settings, url
         self._ready: tuple[Node, ...] = ()
         self._jobs: dict[str, Service] = {}
+        self._started: set[str] = set()
         self._tries: dict[str, tuple[int, float]] = {}
         self.present: set[tuple[str, str]] = set()
         self.obstacles: dict[str, str] = {}
@@ -39,7 +40,7 @@ class Fetcher:
     @property
     def busy(self) -> bool:
         """Return whether a job runs."""
-        return bool(self._jobs)
+        return bool(self._jobs or self._started)
 
     def settled(self) -> frozenset[str]:
         """Return the slugs tried on every ready node, more than once, and there on some."""
@@ -54,6 +55,7 @@ class Fetcher:
         known = {node.id for node in nodes}
         self.present = {pair for pair in self.present if pair[0] in known}
         self._jobs = {}
+        self._started = set()
         for service in services:
             slug = service.labels.get(spec.SLUG)
             if slug is None:
@@ -73,16 +75,21 @@ class Fetcher:
         """Start the job for `slug` where it is missing; return whether one was started."""
         missing = self.missing(slug)
         tries, not_before = self._tries.get(slug, (0, 0.0))
-        if not missing or slug in self._jobs or time.monotonic() < not_before:
+        if not missing or slug in self._jobs or slug in self._started or time.monotonic() < not_before:
             return False
-        engine.create(self._job(slug, missing))
+        try:
+            engine.create(self._job(slug, missing))
+        except NameTaken:
+            return False
+        finally:
+            self._started.add(slug)
         log.info("fetch slug=%s nodes=%s try=%d", slug[:12], ",".join(node.name for node in missing), tries + 1)
         return True
 
     def top_up(self, slugs: Iterable[str], engine: Engine) -> None:
         """Bring what may be needed onto nodes that lack it (a fresh node lacks all), a few at a time."""
         for slug in sorted(slugs):
-            if len(self._jobs) >= AT_ONCE:
+            if len(self._jobs) + len(self._started) >= AT_ONCE:
                 return
             if self.start(slug, engine):
                 return

@@ -24,9 +24,10 @@ WEB_PORT = 5000
 TASK_ID = "TASK_ID"  # a process manager says under this id that it could lead
 NAME_LENGTH = 63  # an engine's service name is one DNS label
 
-# What the dyno's init needs until it drops them all: unpack and give away files (CHOWN, FOWNER, DAC_OVERRIDE),
-# become the unprivileged user (SETUID, SETGID, SETPCAP), and, for tini as root, pass signals on to it (KILL).
-CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "KILL", "SETGID", "SETPCAP", "SETUID")
+# What the dyno's init needs until it drops them all: give files away (CHOWN), become the unprivileged user
+# (SETUID, SETGID, SETPCAP), and, for tini as root, pass signals on to it (KILL).
+CAPABILITIES = ("CHOWN", "KILL", "SETGID", "SETPCAP", "SETUID")
+FETCH_S = 100  # less than the time after which a fetch job is given up
 
 PLATFORM, KIND = "blackstart.platform", "blackstart.kind"
 APP, APP_ID, PROCESS, VERSION = "blackstart.app", "blackstart.app_id", "blackstart.process", "blackstart.version"
@@ -185,7 +186,7 @@ def fetch_spec(settings: Settings, *, slug: str, url: str, node_id: str | None) 
         labels={PLATFORM: settings.platform, KIND: "fetch", SLUG: slug} | ({} if node_id is None else {NODE: node_id}),
         image=settings.stack,
         command=(*ENTRY, "fetch"),
-        env=TRUST_ENV | {"BLACKSTART_SLUG": slug, "BLACKSTART_SLUG_URL": url},
+        env=TRUST_ENV | {"BLACKSTART_SLUG": slug, "BLACKSTART_SLUG_URL": url, "BLACKSTART_FETCH_SECONDS": str(FETCH_S)},
         limits=Limits(256, 1.0, 64),
         mode="global-job",
         network=settings.platform if "." not in host and ":" not in host and host != "localhost" else None,
