@@ -16,6 +16,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import quote
@@ -149,36 +151,39 @@ def start_gateway(
 
 
 def wait_ready(signals: Signals, server: subprocess.Popen[bytes], ports: Ports) -> bool:
-    """Return True once the filer took its settings and stored a file in a volume: all three parts work."""
-    waited = 0.0
-    while server.poll() is None:
-        if stored(ports, "/etc/seaweedfs/filer.conf", config.FSYNC_EVERYTHING.encode()) and stored(
-            ports, "/probe", b"p" * config.INLINE_BYTES
-        ):
-            return True
-        if waited >= READY_WITHIN_S:
-            raise ProcessFailed(f"SeaweedFS does not take a write within {READY_WITHIN_S:.0f} s of its start")
-        waited += 0.1
-        if not signals.sleep(0.1):
-            return False
-    return False
+    """Return True once all three parts work. One after the other: a filer that is asked to store a file before the
+    master knows a volume tries again only after many seconds.
+    """
+    steps: tuple[Callable[[], bool], ...] = (
+        lambda: ask(ports.master, "GET", "/dir/assign", within_s=2) == HTTPStatus.OK,
+        lambda: stored(ports, "/etc/seaweedfs/filer.conf", config.FSYNC_EVERYTHING.encode()),
+        lambda: stored(ports, "/probe", b"p" * config.INLINE_BYTES),
+    )
+    until = time.monotonic() + READY_WITHIN_S
+    for step in steps:
+        while not step():
+            if time.monotonic() >= until:
+                raise ProcessFailed(f"SeaweedFS does not take a write within {READY_WITHIN_S:.0f} s of its start")
+            if server.poll() is not None or not signals.sleep(0.05):
+                return False
+    return True
 
 
 def ensure_bucket(ports: Ports, bucket: str) -> None:
     """Make the bucket's folder; a folder that is there already is refused as a conflict, which is as good."""
-    status = ask(ports, "POST", f"/buckets/{quote(bucket)}/")
+    status = ask(ports.filer, "POST", f"/buckets/{quote(bucket)}/")
     if status not in (HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.CONFLICT):
         raise ProcessFailed(f"bucket {bucket} cannot be made", why=f"the filer answers {status}")
 
 
 def stored(ports: Ports, path: str, body: bytes) -> bool:
     """Return whether the filer stored `body` at `path`."""
-    return ask(ports, "PUT", path, body) in (HTTPStatus.OK, HTTPStatus.CREATED)
+    return ask(ports.filer, "PUT", path, body) in (HTTPStatus.OK, HTTPStatus.CREATED)
 
 
-def ask(ports: Ports, method: str, path: str, body: bytes = b"") -> int:
-    """Return the status of the filer's answer; 0 when it does not answer."""
-    connection = http.client.HTTPConnection(config.LOOPBACK, ports.filer, timeout=10)
+def ask(port: int, method: str, path: str, body: bytes = b"", *, within_s: float = 10) -> int:
+    """Return the status that `port` answers with; 0 when it does not within `within_s`."""
+    connection = http.client.HTTPConnection(config.LOOPBACK, port, timeout=within_s)
     try:
         connection.request(method, path, body or None, {"Content-Type": "application/json"} if body else {})
         return connection.getresponse().status
