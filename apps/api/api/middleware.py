@@ -29,6 +29,8 @@ class Around:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        # Every body is JSON, whatever the client calls it: `curl -d` says it sends a form.
+        MutableHeaders(scope=scope)["Content-Type"] = "application/json"
         started, state = time.monotonic(), _State(_request_id(Headers(scope=scope)))
         try:
             await self._limited(scope, receive, state.sending(send))

@@ -40,8 +40,10 @@ def test_a_wrong_type_names_the_field(alice: httpx.Client) -> None:
     assert (answer.status_code, answer.json()["message"]) == (422, "name: Input should be a valid string")
 
 
-def test_json_is_taken_without_a_content_type(alice: httpx.Client) -> None:
-    assert alice.post("/apps", content=b'{"name": "shop"}').json()["name"] == "shop"
+@pytest.mark.parametrize("type_", [None, "application/x-www-form-urlencoded", "application/vnd.heroku+json; version=3"])
+def test_a_body_is_json_whatever_its_type_says(alice: httpx.Client, type_: str | None) -> None:
+    headers = {} if type_ is None else {"Content-Type": type_}
+    assert alice.post("/apps", content=b'{"name": "shop"}', headers=headers).json()["name"] == "shop"
 
 
 def test_a_body_over_the_limit_is_413_with_and_without_a_length(alice: httpx.Client) -> None:
