@@ -105,7 +105,10 @@ def _environment(env: Mapping[str, str] | None) -> dict[str, str] | None:
 
 
 def _missing(argv: Sequence[str]) -> ProgramFailed:
-    return ProgramFailed(f"the program {argv[0]} is missing on this host", fix="run bootstrap.py, which installs it, or apt-get install it")
+    return ProgramFailed(
+        f"the program {argv[0]} is missing on this host",
+        fix="run bootstrap.py, which installs it, or apt-get install it",
+    )
 
 
 def _over_time(argv: Sequence[str], seconds: float) -> ProgramFailed:

@@ -137,6 +137,11 @@ class Recipe:
         content = {**vars(self), "format": FORMAT, "npm": NPM_SETTINGS, "epoch": EPOCH}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
+    @property
+    def debian_key(self) -> str:
+        """The digest of Debian's part: another `dyno` or tool needs no new root file system."""
+        return hashlib.sha256(json.dumps(self.vector(Path("root.tar"))).encode()).hexdigest()[:16]
+
     def vector(self, target: Path) -> list[str]:
         """Return mmdebstrap's vector."""
         return [
@@ -187,7 +192,11 @@ def cached_stacks(cache: Path, sources: StackSources) -> Stacks:
     run = _cached(cache, run_recipe(sources, architecture))
     build = _cached(cache, build_recipe(run, sources, architecture)) if run is not None else None
     if run is None or build is None:
-        raise StackError(f"the stack images are not in {cache}", why="they were never built for this checkout", fix="run bootstrap.py up")
+        raise StackError(
+            f"the stack images are not in {cache}",
+            why="they were never built for this checkout",
+            fix="run bootstrap.py up",
+        )
     return Stacks(run=run, build=build)
 
 
@@ -239,15 +248,25 @@ def _build(folder: Path, recipe: Recipe, sources: StackSources, log: Log, over: 
         try:
             if recipe.tools:
                 follow_program(tools_vector(recipe, sources, work), seconds=TOOLS_SECONDS, log=log)
-            follow_program(recipe.vector(work / "root.tar"), seconds=BUILD_SECONDS, log=log, env={"SOURCE_DATE_EPOCH": str(EPOCH)})
-            layers = _build_layers(work, recipe, over) if over is not None else [_run_layer(work, recipe)]
+            root = _ensure_root(folder.parent.parent, work, recipe, log)
         except ProgramFailed as error:
             raise StackError(
                 f"{recipe.stack} could not be built",
                 why=f"{error.what}\n{error.why}",
                 fix="check that this host reaches its Debian mirror (apt-get update) and its Python index, then run this again",
             ) from error
+        layers = [_run_layer(root, work, recipe)] if over is None else _build_layers(root, work, recipe, over)
         return _publish(folder, work, recipe, layers)
+
+
+def _ensure_root(cache: Path, work: Path, recipe: Recipe, log: Log) -> Path:
+    """Return Debian's root file system of the recipe as a tar, built unless the cache has it."""
+    root = cache / f"root-{recipe.stack}-{recipe.debian_key}.tar"
+    if not root.exists():
+        partial = work / "root.tar"
+        follow_program(recipe.vector(partial), seconds=BUILD_SECONDS, log=log, env={"SOURCE_DATE_EPOCH": str(EPOCH)})
+        os.replace(partial, root)
+    return root
 
 
 def _publish(folder: Path, work: Path, recipe: Recipe, layers: list[Layer]) -> Stack:
@@ -266,19 +285,21 @@ def _publish(folder: Path, work: Path, recipe: Recipe, layers: list[Layer]) -> S
     return stack
 
 
-def _run_layer(work: Path, recipe: Recipe) -> Layer:
+def _run_layer(root: Path, work: Path, recipe: Recipe) -> Layer:
     target = work / "run.tar"
-    with (work / "root.tar").open("rb") as stream:
+    with root.open("rb") as stream:
         return Layer(target, write_layer(target, _finished(read_layer(stream), recipe)))
 
 
-def _build_layers(work: Path, recipe: Recipe, run: Stack) -> list[Layer]:
+def _build_layers(root: Path, work: Path, recipe: Recipe, run: Stack) -> list[Layer]:
     """Return the run stack's layer and the layer of what the build stack has more."""
     below = extract_layer(run.path, run.layers[0], work / "run.tar")
     signatures, status = _signatures(below)
     target = work / "build.tar"
-    with (work / "root.tar").open("rb") as stream:
-        entries = _chained(_finished(read_layer(stream), recipe), _tool_entries(work / "tools"), [file_entry(RUN_STATUS, status)])
+    with root.open("rb") as stream:
+        entries = _chained(
+            _finished(read_layer(stream), recipe), _tool_entries(work / "tools"), [file_entry(RUN_STATUS, status)]
+        )
         return [below, Layer(target, write_layer(target, changed_entries(entries, signatures)))]
 
 

@@ -51,7 +51,9 @@ class LocalPlatform:
         except NameRefused as error:
             raise MachineError(str(error), fix="choose another --platform") from error
         if not 1 <= self.nodes <= MAX_NODES:
-            raise MachineError(f"{self.nodes} nodes are asked for", why=f"1 to {MAX_NODES} are possible", fix="choose another --nodes")
+            raise MachineError(
+                f"{self.nodes} nodes are asked for", why=f"1 to {MAX_NODES} are possible", fix="choose another --nodes"
+            )
         _private_subnet(self.subnet)
 
     # What is planned
@@ -60,7 +62,9 @@ class LocalPlatform:
         """Return the planned machines."""
         stage0 = [Machine(name=f"{self.name}-stage0", group="stage0", address=self._address(STAGE0_HOST))]
         nodes = [
-            Machine(name=f"{self.name}-node{index + 1}", group="runtime", address=self._address(FIRST_NODE_HOST + index))
+            Machine(
+                name=f"{self.name}-node{index + 1}", group="runtime", address=self._address(FIRST_NODE_HOST + index)
+            )
             for index in range(self.nodes)
         ]
         return tuple((stage0 if self.with_stage0 else []) + nodes)
@@ -70,7 +74,10 @@ class LocalPlatform:
         for machine in self.machines():
             if machine.name == name:
                 return machine
-        raise MachineError(f"platform {self.name} plans no machine {name}", fix="the names are " + ", ".join(each.name for each in self.machines()))
+        raise MachineError(
+            f"platform {self.name} plans no machine {name}",
+            fix="the names are " + ", ".join(each.name for each in self.machines()),
+        )
 
     @property
     def bridge(self) -> Bridge:
@@ -121,9 +128,13 @@ class LocalPlatform:
     def check_host(self) -> None:
         """Refuse a host on which local machines cannot run, before anything is changed. Raises HostError."""
         if os.geteuid() != 0:
-            raise HostError("local machines need root", why="they are made with systemd-nspawn", fix="run this with sudo")
+            raise HostError(
+                "local machines need root", why="they are made with systemd-nspawn", fix="run this with sudo"
+            )
         if not Path("/etc/debian_version").exists():
-            raise HostError("this host is not Debian", why="/etc/debian_version is missing", fix="run this on Debian 12 or 13")
+            raise HostError(
+                "this host is not Debian", why="/etc/debian_version is missing", fix="run this on Debian 12 or 13"
+            )
         missing = [program for program in PROGRAMS if shutil.which(program) is None]
         if missing:
             raise HostError(f"this host lacks {', '.join(missing)}", fix="apt-get install " + " ".join(HOST_PACKAGES))
@@ -257,7 +268,9 @@ class LocalPlatform:
         for mount in disk.mounts_below(folder):
             run_program(["umount", "--lazy", str(mount)])
         if folder.exists():
-            run_program(["rm", "--recursive", "--force", "--one-file-system", "--", str(folder)], seconds=REMOVE_SECONDS)
+            run_program(
+                ["rm", "--recursive", "--force", "--one-file-system", "--", str(folder)], seconds=REMOVE_SECONDS
+            )
 
 
 def _private_subnet(text: str) -> ipaddress.IPv4Network:
@@ -265,9 +278,13 @@ def _private_subnet(text: str) -> ipaddress.IPv4Network:
     try:
         network = ipaddress.IPv4Network(text)
     except ValueError as error:
-        raise MachineError(f"subnet {text!r} is refused", why=str(error), fix="give a private /24, such as 10.77.0.0/24") from error
+        raise MachineError(
+            f"subnet {text!r} is refused", why=str(error), fix="give a private /24, such as 10.77.0.0/24"
+        ) from error
     if not network.is_private or network.prefixlen != 24:
-        raise MachineError(f"subnet {text} is refused", why="it is not a private /24", fix="give a private /24, such as 10.77.0.0/24")
+        raise MachineError(
+            f"subnet {text} is refused", why="it is not a private /24", fix="give a private /24, such as 10.77.0.0/24"
+        )
     return network
 
 

@@ -41,7 +41,9 @@ class Bridge:
         """Make bridge, address and firewall table. Raises MachineError when the subnet is taken."""
         self.check_free()
         if not self.exists():
-            run_program(["ip", "link", "add", "name", self.name, "type", "bridge", "stp_state", "0", "forward_delay", "0"])
+            run_program(
+                ["ip", "link", "add", "name", self.name, "type", "bridge", "stp_state", "0", "forward_delay", "0"]
+            )
         run_program(["ip", "link", "set", "dev", self.name, "mtu", str(outside_mtu()), "up"])
         run_program(["ip", "address", "replace", f"{self.address}/{self.subnet.prefixlen}", "dev", self.name])
         if FORWARDING.read_text().strip() != "1":
@@ -119,7 +121,7 @@ def used_networks() -> list[tuple[ipaddress.IPv4Network, str]]:
     found = [(address.network, interface) for address, interface in interface_addresses()]
     for route in _ip("route", "show"):
         if route.get("dst") != "default" and "dev" in route:
-            found.append((ipaddress.ip_network(str(route["dst"])), str(route["dev"])))
+            found.append((ipaddress.IPv4Network(str(route["dst"])), str(route["dev"])))
     return found
 
 

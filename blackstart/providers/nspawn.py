@@ -106,7 +106,9 @@ class Nspawn:
             raise MachineError(f"{self.name} cannot reboot", why="it is powered off", fix="boot it")
         os.kill(init, REBOOT_SIGNAL)
         if not _ended(init, BOOT_SECONDS):
-            raise MachineError(f"{self.name} did not shut down within {BOOT_SECONDS:g} s", fix="power it off, then boot it")
+            raise MachineError(
+                f"{self.name} did not shut down within {BOOT_SECONDS:g} s", fix="power it off, then boot it"
+            )
 
     def wait_for_ssh(self, log_file: Path, seconds: float = BOOT_SECONDS) -> None:
         """Wait until the machine's SSH server greets. Raises MachineError with the console's last lines."""
@@ -116,9 +118,13 @@ class Nspawn:
                 return
             supervisor = self.supervisor()
             if supervisor is None or _ended(supervisor, 0.05):
-                raise MachineError(f"{self.name} did not boot: systemd-nspawn ended", why=last_lines(log_file), fix=_see(log_file))
+                raise MachineError(
+                    f"{self.name} did not boot: systemd-nspawn ended", why=last_lines(log_file), fix=_see(log_file)
+                )
         raise MachineError(
-            f"{self.name}: no SSH server answers at {self.address} after {seconds:g} s", why=last_lines(log_file), fix=_see(log_file)
+            f"{self.name}: no SSH server answers at {self.address} after {seconds:g} s",
+            why=last_lines(log_file),
+            fix=_see(log_file),
         )
 
 
@@ -133,7 +139,14 @@ def start(machine: Nspawn, command: list[str], log_file: Path) -> None:
     vector = machine.detached(command)
     if vector[0] == "systemd-run":
         log_file.write_text("")
-        run_program([*vector[:1], f"--property=StandardOutput=append:{log_file}", f"--property=StandardError=append:{log_file}", *vector[1:]])
+        run_program(
+            [
+                *vector[:1],
+                f"--property=StandardOutput=append:{log_file}",
+                f"--property=StandardError=append:{log_file}",
+                *vector[1:],
+            ]
+        )
         return
     with log_file.open("wb") as console:
         null = os.open(os.devnull, os.O_RDONLY)
@@ -150,7 +163,9 @@ def _spawn(vector: list[str], stdin: int, console: int) -> None:
     pid = os.posix_spawnp(vector[0], vector, environment, file_actions=actions)
     _, status = os.waitpid(pid, 0)
     if os.waitstatus_to_exitcode(status) != 0:
-        raise MachineError(f"{vector[0]} could not start {vector[2]}", fix="install systemd-container and util-linux on this host")
+        raise MachineError(
+            f"{vector[0]} could not start {vector[2]}", fix="install systemd-container and util-linux on this host"
+        )
 
 
 def greets(address: str, port: int = SSH_PORT) -> bool:

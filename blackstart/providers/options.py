@@ -23,7 +23,10 @@ def remember_options(state: State, *, nodes: int | None, subnet: str | None) -> 
     asked = {key: value for key, value in (("nodes", nodes), ("subnet", subnet)) if value is not None}
     # Refuses what cannot be.
     LocalPlatform(
-        name=state.platform, state_dir=state.folder, nodes=DEFAULT_NODES if nodes is None else nodes, subnet=DEFAULT_SUBNET if subnet is None else subnet
+        name=state.platform,
+        state_dir=state.folder,
+        nodes=DEFAULT_NODES if nodes is None else nodes,
+        subnet=DEFAULT_SUBNET if subnet is None else subnet,
     )
     for key, value in asked.items():
         if key in known and known[key] != value:
