@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import time
+from contextlib import suppress
+from queue import Full, Queue
+from threading import Thread
 from typing import Any
 
 import redis
@@ -12,24 +14,27 @@ from redis.backoff import NoBackoff
 
 from blackstart.model import bus
 
-REST_SECONDS = 2.0
+WAITING = 1000
 
 
 class Events:
-    """Announces changes. After a failure it does not try for two seconds, so that writes stay quick."""
+    """Announces changes from a thread of its own, in order: a write never waits for the bus, however it hangs."""
 
     def __init__(self, url: str | None, ca: str) -> None:
         self._bus: redis.Redis | None = None if url is None else bus.connect(url, ca)
-        self._resting_until = 0.0
+        self._waiting: Queue[tuple[str, str]] = Queue(WAITING)
+        if self._bus is not None:
+            Thread(target=self._announce_all, args=(self._bus,), name="events", daemon=True).start()
 
-    def announce(self, kind: str, name: str) -> bool:
-        """Tell listeners to look at the database. False when the bus did not take it (they poll, too)."""
-        if self._bus is None or time.monotonic() < self._resting_until:
-            return False
-        if bus.announce(self._bus, kind, name):
-            return True
-        self._resting_until = time.monotonic() + REST_SECONDS
-        return False
+    def announce(self, kind: str, name: str) -> None:
+        """Tell listeners to look at the database, soon. It is a hint: what the bus does not take is dropped."""
+        if self._bus is not None:
+            with suppress(Full):
+                self._waiting.put_nowait((kind, name))
+
+    def _announce_all(self, client: redis.Redis) -> None:
+        while True:
+            bus.announce(client, *self._waiting.get())
 
     def alive(self) -> bool:
         """Whether the bus answers now."""

@@ -68,6 +68,20 @@ def test_a_silent_database_holds_nobody_for_long(servers: Any, clients: Any, wit
         assert time.monotonic() - started < 8
 
 
+def test_a_bus_that_hangs_holds_no_write(
+    servers: Any, clients: Any, rows: Any, with_settings: Callable[..., Any]
+) -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(1)
+        url = f"redis://127.0.0.1:{deaf.getsockname()[1]}/0"
+        client = clients.make(rows.account("carol@example.com"), servers.start(with_settings(bus_url=url)).url)
+        started = time.monotonic()
+        for number in range(5):
+            assert client.post("/apps", json={"name": f"app-{number}"}).status_code == 201
+        assert time.monotonic() - started < 5
+
+
 def test_writes_succeed_and_stay_quick_without_the_bus(
     alice: httpx.Client, nobody: httpx.Client, bus: Any, eventually: Callable[..., Any]
 ) -> None:
