@@ -25,7 +25,15 @@ from compiler.store import Store
 
 BUILD = Path("/app")
 SCRATCH = Path("/tmp/build")  # noqa: S108 - a one-off dyno's own /tmp; one path, so that it leaves the same trace everywhere
-SECRETS = ("SOURCE_URL", "SOURCE_SHA256", "SLUG_PUT_URL", "RESULT_PUT_URL", "CACHE_GET_URL", "CACHE_PUT_URL", "BUILD_TIMEOUT")
+SECRETS = (
+    "SOURCE_URL",
+    "SOURCE_SHA256",
+    "SLUG_PUT_URL",
+    "RESULT_PUT_URL",
+    "CACHE_GET_URL",
+    "CACHE_PUT_URL",
+    "BUILD_TIMEOUT",
+)
 NEEDED = ("SOURCE_URL", "SLUG_PUT_URL", "RESULT_PUT_URL")
 
 
@@ -144,7 +152,9 @@ def _sha256(text: str | None) -> str | None:
     digest = text.lower().removeprefix("sha256:")
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise SourceRefused(
-            "source-checksum", f"The source's checksum is not a sha256: {text[:80]!r}", fixes=("Give 64 hexadecimal digits.",)
+            "source-checksum",
+            f"The source's checksum is not a sha256: {text[:80]!r}",
+            fixes=("Give 64 hexadecimal digits.",),
         )
     return digest
 

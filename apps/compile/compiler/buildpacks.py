@@ -85,13 +85,17 @@ def compile_with(pack: Buildpack, folders: Folders, environment: Mapping[str, st
     return _exported(export, environment, folders.build, clock)
 
 
-def default_processes(pack: Buildpack, folders: Folders, environment: Mapping[str, str], clock: Clock) -> dict[str, str]:
+def default_processes(
+    pack: Buildpack, folders: Folders, environment: Mapping[str, str], clock: Clock
+) -> dict[str, str]:
     """Return the process types that the buildpack's `release` gives."""
     argv = [pack.program("release"), str(folders.build)]
     code, out, error = processes.output_of(argv, env=environment, cwd=folders.build, clock=clock)
     if code != 0:
         raise AppRefused(
-            "buildpack-release-failed", f"The {pack.name} buildpack's bin/release failed (exit code {code}).", why=error.strip()
+            "buildpack-release-failed",
+            f"The {pack.name} buildpack's bin/release failed (exit code {code}).",
+            why=error.strip(),
         )
     return parse_release(out)
 

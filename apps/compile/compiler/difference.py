@@ -38,7 +38,9 @@ def difference(one: Path, other: Path) -> Difference | None:
         found = folder_difference(left, right)
     if found is not None:
         return found
-    return Difference("", "Every file is the same; the images differ: another mksquashfs or zstd, or another order of files.")
+    return Difference(
+        "", "Every file is the same; the images differ: another mksquashfs or zstd, or another order of files."
+    )
 
 
 def folder_difference(left: Path, right: Path) -> Difference | None:
@@ -52,7 +54,9 @@ def folder_difference(left: Path, right: Path) -> Difference | None:
 
 
 def _unpack(slug: Path, to: Path) -> None:
-    subprocess.run(["unsquashfs", "-quiet", "-no-progress", "-dest", str(to), str(slug)], check=True, capture_output=True)
+    subprocess.run(
+        ["unsquashfs", "-quiet", "-no-progress", "-dest", str(to), str(slug)], check=True, capture_output=True
+    )
 
 
 def _names(folder: Path) -> set[str]:
@@ -86,7 +90,10 @@ def _compare(left: Path, right: Path) -> str | None:
 def _compare_contents(path: Path, one: bytes, other: bytes) -> str | None:
     if one == other:
         return None
-    at = next((index for index, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), min(len(one), len(other)))
+    at = next(
+        (index for index, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]),
+        min(len(one), len(other)),
+    )
     return f"{_kind(path, one, at)}, at byte {at}: {_around(one, at)} and {_around(other, at)} (sizes {len(one)} and {len(other)})"
 
 

@@ -1,10 +1,10 @@
 """What stops a build, one tree. The exit codes are `bin/build`'s, a contract with psmgr.
 
-    Failure               what failed, why, numbered fixes, a stable machine-readable reason
-    ├── AppRefused     1  the app cannot be compiled
-    ├── SourceRefused  2  the source is no good
-    ├── OverTime       3  the build took longer than it may
-    └── StoreFailed    4  the object store, or the platform's part of the build, failed
+Failure               what failed, why, numbered fixes, a stable machine-readable reason
+├── AppRefused     1  the app cannot be compiled
+├── SourceRefused  2  the source is no good
+├── OverTime       3  the build took longer than it may
+└── StoreFailed    4  the object store, or the platform's part of the build, failed
 """
 
 from __future__ import annotations

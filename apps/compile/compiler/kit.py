@@ -83,7 +83,9 @@ def released(types: Mapping[str, str]) -> int:
     return 0
 
 
-def run(argv: list[str], *, cwd: Path, env: Mapping[str, str] | None = None, quiet: bool = False, keep: int = TAIL) -> Ran:
+def run(
+    argv: list[str], *, cwd: Path, env: Mapping[str, str] | None = None, quiet: bool = False, keep: int = TAIL
+) -> Ran:
     """Run a tool, printing its lines indented, and return how it ended with the last `keep` lines.
 
     Raises AppRefused when it was killed, as it is when it needs too much memory.

@@ -28,7 +28,9 @@ def compile_folder(options: argparse.Namespace) -> Compiled:
     """Copy the folder into the build folder and compile it there. Raises Failure."""
     folder = Path(options.folder)
     if not folder.is_dir():
-        raise SourceRefused("source-not-there", f"There is no folder {options.folder}.", fixes=("Name the app's folder.",))
+        raise SourceRefused(
+            "source-not-there", f"There is no folder {options.folder}.", fixes=("Name the app's folder.",)
+        )
     build, scratch = Path(options.build), Path(options.scratch)
     _prepare(folder, build, scratch)
     source.copy_folder(folder, build)
@@ -69,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--build", default="/app", help="where it is compiled (default: /app, its place in a dyno)")
     parser.add_argument("--scratch", default="/tmp/build", help="temporary files (default: %(default)s)")  # noqa: S108
     parser.add_argument("--cache", help="a folder for the build cache")
-    parser.add_argument("--seconds", type=float, default=limits.BUILD_SECONDS, help="the time limit (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=limits.BUILD_SECONDS, help="the time limit (default: %(default)s)"
+    )
     return parser
 
 

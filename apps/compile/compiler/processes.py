@@ -73,9 +73,7 @@ def adopt_orphans() -> None:
     _adopting = True
 
 
-def run(
-    argv: list[str], *, env: Mapping[str, str], cwd: Path, clock: Clock, line: Callable[[str], None]
-) -> int:
+def run(argv: list[str], *, env: Mapping[str, str], cwd: Path, clock: Clock, line: Callable[[str], None]) -> int:
     """Run `argv`, hand each line it prints (stdout and stderr) to `line`, and return its exit code.
 
     Raises OverTime when the clock runs out. Every process it started is gone on return.

@@ -19,7 +19,16 @@ from compiler.slug import make_slug
 
 OURS = Path(__file__).resolve().parents[1]
 LEFT_OUT = shutil.ignore_patterns(
-    "tests", "__pycache__", "*.pyc", ".git", ".venv", "node_modules", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".hypothesis"
+    "tests",
+    "__pycache__",
+    "*.pyc",
+    ".git",
+    ".venv",
+    "node_modules",
+    ".mypy_cache",
+    ".pytest_cache",
+    ".ruff_cache",
+    ".hypothesis",
 )
 """What blackstart/sources.py leaves out of a component's source."""
 

@@ -28,9 +28,24 @@ class Slug:
 def squashfs_argv(folder: Path, to: Path) -> list[str]:
     """Return the command that packs `folder`. Owners, times and the number of cores leave no trace."""
     return [
-        "mksquashfs", str(folder), str(to), "-noappend", "-no-progress", "-quiet", "-no-xattrs", "-all-root",
-        "-no-exports", "-no-hardlinks", "-mkfs-time", str(FOLDER_TIME),
-        "-comp", "zstd", "-Xcompression-level", LEVEL, "-b", BLOCK,
+        "mksquashfs",
+        str(folder),
+        str(to),
+        "-noappend",
+        "-no-progress",
+        "-quiet",
+        "-no-xattrs",
+        "-all-root",
+        "-no-exports",
+        "-no-hardlinks",
+        "-mkfs-time",
+        str(FOLDER_TIME),
+        "-comp",
+        "zstd",
+        "-Xcompression-level",
+        LEVEL,
+        "-b",
+        BLOCK,
     ]
 
 
@@ -39,13 +54,17 @@ def make_slug(folder: Path, to: Path, *, seconds: float) -> Slug:
     normalise(folder)
     to.unlink(missing_ok=True)
     try:
-        ran = subprocess.run(squashfs_argv(folder, to), capture_output=True, text=True, check=False, timeout=seconds, umask=0o022)
+        ran = subprocess.run(
+            squashfs_argv(folder, to), capture_output=True, text=True, check=False, timeout=seconds, umask=0o022
+        )
     except FileNotFoundError as error:
         raise StoreFailed(
             "build-tool-missing", "mksquashfs is not on this machine.", fixes=("Install Debian's squashfs-tools.",)
         ) from error
     if ran.returncode != 0:
-        raise StoreFailed("slug-not-packed", f"mksquashfs failed (exit code {ran.returncode}).", why=ran.stderr.strip()[-800:])
+        raise StoreFailed(
+            "slug-not-packed", f"mksquashfs failed (exit code {ran.returncode}).", why=ran.stderr.strip()[-800:]
+        )
     return checked_slug(to)
 
 
@@ -56,7 +75,10 @@ def checked_slug(path: Path) -> Slug:
         raise AppRefused(
             "slug-too-large",
             f"The compiled slug is {human_size(size)}; the limit is {human_size(limits.SLUG)}.",
-            fixes=("Leave out what the app does not need to run.", "Keep large files in an object store, not in the app."),
+            fixes=(
+                "Leave out what the app does not need to run.",
+                "Keep large files in an object store, not in the app.",
+            ),
         )
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -32,7 +32,9 @@ KEPT_TOP = "public"
 """A tarball of one folder is unpacked without it, unless this is its name: then it is a static site's folder."""
 
 DAMAGED = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, UnicodeError, ValueError, OverflowError)
-MAKE_TARBALL = "Make the tarball with `git archive --format=tar.gz HEAD`, or `tar czf source.tgz .` in the app's folder."
+MAKE_TARBALL = (
+    "Make the tarball with `git archive --format=tar.gz HEAD`, or `tar czf source.tgz .` in the app's folder."
+)
 
 
 @dataclass
@@ -100,6 +102,7 @@ def inspect(tarball: Path) -> Contents:
                     top = PurePosixPath(name).parts[0]
                     tops[top] = tops.get(top, False) or top != name or member.isdir()
                     contents.names.add(name)
+            _read_to_end(tar)
     except DAMAGED as error:
         raise _damage(error) from error
     if not contents.names:
@@ -143,6 +146,12 @@ def _opened(tarball: Path) -> Iterator[tarfile.TarFile]:
         stream = _Bounded(_decompressed(raw))
         with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r:") as tar:
             yield tar
+
+
+def _read_to_end(tar: tarfile.TarFile) -> None:
+    """Read what follows the last member: the compressed stream's own checksum is at its end."""
+    while tar.fileobj is not None and tar.fileobj.read(limits.MEGABYTE):
+        pass
 
 
 def _decompressed(raw: BinaryIO) -> BinaryIO:

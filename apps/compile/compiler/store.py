@@ -92,7 +92,10 @@ class Store:
                         "store-unreachable",
                         f"{what[0].upper()}{what[1:]} could not be {verb}: the object store did not answer as it must.",
                         why=f"{attempt} tries; the last one: {_reason(error)}",
-                        fixes=("Build again in a minute.", "If it stays so, tell the operator: is the object store up?"),
+                        fixes=(
+                            "Build again in a minute.",
+                            "If it stays so, tell the operator: is the object store up?",
+                        ),
                     ) from error
                 self._pause(wait)
                 pause = min(pause * 2, LONGEST_PAUSE)

@@ -154,7 +154,9 @@ def _unpack(files: list[Path], work: Work) -> None:
     for path in files:
         ran = kit.run(["dpkg-deb", "--extract", str(path), str(folder)], cwd=work.build)
         if ran.code != 0:
-            raise AppRefused("apt-unpack-failed", f"The Debian package {path.name} could not be unpacked.", why=ran.why())
+            raise AppRefused(
+                "apt-unpack-failed", f"The Debian package {path.name} could not be unpacked.", why=ran.why()
+            )
     for name in USELESS:
         shutil.rmtree(folder / "usr" / "share" / name, ignore_errors=True)
     relink(folder)

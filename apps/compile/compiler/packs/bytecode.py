@@ -20,8 +20,17 @@ def compile_bytecode(python: Path, folder: Path) -> None:
     children = [
         subprocess.Popen(
             [
-                str(python), "-I", "-m", "compileall", "-q", "-q", "-j", "1",
-                "--invalidation-mode", "unchecked-hash", *(str(entry) for entry in half),
+                str(python),
+                "-I",
+                "-m",
+                "compileall",
+                "-q",
+                "-q",
+                "-j",
+                "1",
+                "--invalidation-mode",
+                "unchecked-hash",
+                *(str(entry) for entry in half),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 from compiler import kit, output
 from compiler.errors import AppRefused
 from compiler.kit import Ran, Work
+from compiler.procfile import read_procfile
 
 HEADERS = Path("/usr/include/node")
 BUILD_SCRIPTS = ("heroku-postbuild", "build")
@@ -18,6 +20,13 @@ PROFILE = """\
 export PATH="$HOME/node_modules/.bin:$PATH"
 export NODE_ENV="${NODE_ENV:-production}"
 export WEB_CONCURRENCY="${WEB_CONCURRENCY:-1}"
+"""
+NPM = ".npm/npm"
+NPM_BIN = ".npm/bin"
+NPM_PROFILE = """\
+export PATH="$HOME/.npm/bin:$PATH"
+export npm_config_update_notifier=false
+export npm_config_logs_max=0
 """
 
 
@@ -32,10 +41,46 @@ def compile(arguments: list[str]) -> int:
 
 
 def release(arguments: list[str]) -> int:
-    """Give `npm start`, where package.json has it, as Heroku does."""
-    build = Path(arguments[0])
-    start = "start" in _scripts(read_package(build)) or (build / "server.js").is_file()
-    return kit.released({"web": "npm start"} if start else {})
+    """Give what `npm start` runs."""
+    command = start_command(Path(arguments[0]))
+    return kit.released({} if command is None else {"web": command})
+
+
+def start_command(build: Path) -> str | None:
+    """Return what `npm start` would run, as the script itself: npm between it and the dyno would swallow its SIGTERM.
+
+    Only a start script with a `prestart` or `poststart` beside it needs npm.
+    """
+    scripts = _scripts(read_package(build))
+    start = scripts.get("start", "node server.js" if (build / "server.js").is_file() else None)
+    if not isinstance(start, str) or not start.strip():
+        return None
+    hooked = "prestart" in scripts or "poststart" in scripts
+    return "npm start" if hooked or "\n" in start else start.strip()
+
+
+def wants_npm(build: Path) -> bool:
+    """Whether a process of the app runs npm: the run stack has Node.js alone."""
+    try:
+        written = read_procfile(build) or {}
+    except AppRefused:
+        return False
+    commands = {"web": start_command(build) or "", **written}.values()
+    return any(re.search(r"\b(npm|npx)\b", command) for command in commands)
+
+
+def _bring_npm(work: Work) -> None:
+    """Put the build stack's npm into the slug."""
+    program = shutil.which("npm")
+    folder = Path(program or "/nowhere").resolve().parent.parent
+    if not (folder / "node_modules").is_dir() or not (folder / "bin" / "npm-cli.js").is_file():
+        output.warn("A process of this app runs npm, which is not in the run stack and could not be put into the slug.")
+        return
+    shutil.copytree(folder, work.build / NPM, symlinks=True)
+    (work.build / NPM_BIN).mkdir(parents=True)
+    for name in ("npm", "npx"):
+        (work.build / NPM_BIN / name).symlink_to(f"../npm/bin/{name}-cli.js")
+    work.profile("npm.sh", NPM_PROFILE)
 
 
 def _compile(work: Work) -> None:
@@ -53,6 +98,8 @@ def _compile(work: Work) -> None:
         _npm(f"Running the build script: npm run {script}", ["run", script], work, env)
         _npm("Removing development packages", ["prune", "--omit=dev"], work, env)
     work.profile("nodejs.sh", PROFILE)
+    if wants_npm(work.build):
+        _bring_npm(work)
     kit.export({"PATH": f"{work.build}/node_modules/.bin:$PATH"})
 
 
@@ -80,7 +127,9 @@ def _scripts(package: dict[str, Any]) -> dict[str, Any]:
 def _check_lock(build: Path) -> None:
     if (build / "package-lock.json").is_file() or (build / "npm-shrinkwrap.json").is_file():
         return
-    other = next((f"There is {file}, which is {name}'s. " for file, name in OTHER_LOCKS.items() if (build / file).is_file()), "")
+    other = next(
+        (f"There is {file}, which is {name}'s. " for file, name in OTHER_LOCKS.items() if (build / file).is_file()), ""
+    )
     raise AppRefused(
         "nodejs-lock-missing",
         "package.json has no lock file: there is no package-lock.json beside it.",
@@ -131,7 +180,10 @@ def refusal(ran: Ran, arguments: list[str]) -> AppRefused:
             "nodejs-build-script-failed",
             f"The app's build script failed: `{command}` (exit code {ran.code}).",
             why=ran.why(),
-            fixes=(f"Run `npm ci && {command}` on your machine.", "A build tool belongs into devDependencies or dependencies."),
+            fixes=(
+                f"Run `npm ci && {command}` on your machine.",
+                "A build tool belongs into devDependencies or dependencies.",
+            ),
         )
     for sign, reason, what, fixes in FAILURES:
         if re.search(sign, ran.text):

@@ -59,7 +59,9 @@ def _compile(work: Work) -> None:
 def _is_project(build: Path) -> bool:
     """Whether pyproject.toml describes a project, not only a linter's settings."""
     path = build / "pyproject.toml"
-    return path.is_file() and re.search(r"^\[(project|tool\.poetry)\]", path.read_text(errors="replace"), re.M) is not None
+    return (
+        path.is_file() and re.search(r"^\[(project|tool\.poetry)\]", path.read_text(errors="replace"), re.M) is not None
+    )
 
 
 def _installer(build: Path) -> Callable[[Work, dict[str, str]], None]:
@@ -140,7 +142,9 @@ def uv_environment(work: Work) -> dict[str, str]:
 def make_venv(venv: Path, env: dict[str, str], work: Work) -> None:
     """Make a virtual environment of the stack's Python."""
     shutil.rmtree(venv, ignore_errors=True)
-    ran = kit.run(["uv", "venv", "--quiet", "--no-config", "--python", SYSTEM_PYTHON, str(venv)], cwd=work.build, env=env)
+    ran = kit.run(
+        ["uv", "venv", "--quiet", "--no-config", "--python", SYSTEM_PYTHON, str(venv)], cwd=work.build, env=env
+    )
     if ran.code != 0:
         raise AppRefused("python-venv-failed", "uv could not make a virtual environment.", why=ran.why())
 
@@ -155,7 +159,9 @@ def _install_requirements(work: Work, env: dict[str, str]) -> None:
     text = (work.build / "requirements.txt").read_text(errors="replace")
     hashes = ["--require-hashes"] if re.search(r"--hash[= ]", text) else []
     python = str(work.build / VENV / "bin" / "python")
-    ran = kit.run(["uv", "pip", "install", *hashes, "--python", python, "-r", "requirements.txt"], cwd=work.build, env=env)
+    ran = kit.run(
+        ["uv", "pip", "install", *hashes, "--python", python, "-r", "requirements.txt"], cwd=work.build, env=env
+    )
     if ran.code != 0:
         raise refusal(ran, "requirements.txt")
 
@@ -175,7 +181,16 @@ def _install_exported(work: Work, env: dict[str, str]) -> None:
     output.step("Installing uv.lock with uv, from the operator's package source")
     exported = Path(os.environ["TMPDIR"]) / "requirements-of-lock.txt"
     ran = kit.run(
-        ["uv", "export", "--quiet", "--frozen", "--no-default-groups", "--no-emit-project", "--output-file", str(exported)],
+        [
+            "uv",
+            "export",
+            "--quiet",
+            "--frozen",
+            "--no-default-groups",
+            "--no-emit-project",
+            "--output-file",
+            str(exported),
+        ],
         cwd=work.build,
         env=env,
         quiet=True,
