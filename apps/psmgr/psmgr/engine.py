@@ -62,6 +62,8 @@ class Limits:
 class ServiceSpec:
     """A service to run: the same whoever computes it. `restart_delay_s` None means that it is never restarted.
 
+    `replaceable`: it is changed in place by `Engine.replace`, the old dyno stopped before the new one starts; where the
+    new one fails soon, the engine goes back by itself.
     `network` is None (the node's own bridge), `host`, or the name of a network over all nodes, where `alias` names it.
     """
 
@@ -82,6 +84,7 @@ class ServiceSpec:
     capabilities: tuple[str, ...] = ()
     restart_delay_s: int | None = None
     stop_grace_s: int = 30
+    replaceable: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ class Node:
 class Task:
     """One run of one dyno. `since` is the unix time at which its phase began; `wanted` is false when it must end.
 
-    `addresses` are its own on networks over all nodes; `ports` maps a container port to the node's.
+    `addresses` are its own on networks over all nodes; `ports` maps a container port to the node's. `version` is its
+    release's; its service's differs while a replacement goes on.
     """
 
     id: str
@@ -112,11 +116,15 @@ class Task:
     message: str = ""
     ports: Mapping[int, int] = field(default_factory=dict)
     addresses: tuple[str, ...] = ()
+    version: str = ""
 
 
 @dataclass(frozen=True)
 class Service:
-    """A service that exists. `replicas` is None where it runs once on every node."""
+    """A service that exists. `replicas` is None where it runs once on every node.
+
+    `went_back`: the engine undid the last replacement, because the new dyno failed.
+    """
 
     id: str
     name: str
@@ -125,6 +133,7 @@ class Service:
     replicas: int | None
     created: float
     tasks: tuple[Task, ...] = ()
+    went_back: bool = False
 
 
 class Engine(Protocol):
@@ -141,6 +150,12 @@ class Engine(Protocol):
 
     def scale(self, service_id: str, replicas: int) -> None:
         """Change the number of dynos; running ones are not replaced."""
+
+    def replace(self, service_id: str, spec: ServiceSpec) -> None:
+        """Change a service to `spec` (but for its name) in one write: old dyno out, new one in, back if it fails.
+
+        It needs nobody after that write: the database itself can be replaced by it.
+        """
 
     def remove(self, service_id: str) -> None:
         """Stop and forget a service. One that is gone already is no error."""

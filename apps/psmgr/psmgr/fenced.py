@@ -31,6 +31,11 @@ class FencedEngine:
         self._check()
         self._engine.scale(service_id, replicas)
 
+    def replace(self, service_id: str, spec: ServiceSpec) -> None:
+        """See Engine."""
+        self._check()
+        self._engine.replace(service_id, spec)
+
     def remove(self, service_id: str) -> None:
         """See Engine."""
         self._check()

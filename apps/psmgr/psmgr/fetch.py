@@ -34,7 +34,8 @@ class Fetcher:
         self._jobs: dict[str, Service] = {}
         self._started: set[str] = set()
         self._tries: dict[str, tuple[int, float]] = {}
-        self.present: set[tuple[str, str]] = set()
+        # When it was last seen there: a dyno that missed it says so for as long as the engine remembers the dyno.
+        self.present: dict[tuple[str, str], float] = {}
         self.obstacles: dict[str, str] = {}
 
     @property
@@ -53,7 +54,7 @@ class Fetcher:
         nodes = tuple(nodes)
         self._ready = tuple(node for node in nodes if node.state == "ready")
         known = {node.id for node in nodes}
-        self.present = {pair for pair in self.present if pair[0] in known}
+        self.present = {pair: seen for pair, seen in self.present.items() if pair[0] in known}
         self._jobs = {}
         self._started = set()
         for service in services:
@@ -96,7 +97,7 @@ class Fetcher:
 
     def forget(self, keep: frozenset[str]) -> None:
         """Know nothing any more of slugs that may have been removed from the nodes."""
-        self.present = {pair for pair in self.present if pair[1] in keep}
+        self.present = {pair: seen for pair, seen in self.present.items() if pair[1] in keep}
         self._tries = {slug: value for slug, value in self._tries.items() if slug in keep}
         self.obstacles = {slug: value for slug, value in self.obstacles.items() if slug in keep}
 
@@ -105,22 +106,28 @@ class Fetcher:
         return spec.fetch_spec(self._settings, slug=slug, url=self._url(slug), node_id=only)
 
     def _learn(self, slug: str, tasks: Iterable[Task]) -> None:
-        for task in tasks:
+        for task in sorted(tasks, key=lambda task: task.since):
             if task.phase == "running":
-                self.present.add((task.node_id, slug))
-            elif task.phase == "failed" and task.exit_code in SLUG_EXITS and not self._newer_runs(task, tasks):
-                self.present.discard((task.node_id, slug))
+                self._saw((task.node_id, slug), task.since)
+            elif (
+                task.phase == "failed" and task.exit_code in SLUG_EXITS and task.since > self._seen(task.node_id, slug)
+            ):
+                self.present.pop((task.node_id, slug), None)
 
-    def _newer_runs(self, task: Task, tasks: Iterable[Task]) -> bool:
-        return any(other.node_id == task.node_id and other.since > task.since for other in tasks)
+    def _seen(self, node: str, slug: str) -> float:
+        return self.present.get((node, slug), 0.0)
+
+    def _saw(self, pair: tuple[str, str], when: float) -> None:
+        self.present[pair] = max(when, self.present.get(pair, 0.0))
 
     def _end(self, slug: str, service: Service, engine: Engine) -> None:
         only = service.labels.get(spec.NODE)
         targets = {node.id: node for node in self._ready if only in (None, node.id)}
-        done = {task.node_id for task in service.tasks if task.phase == "complete"}
+        done = {task.node_id: task.since for task in service.tasks if task.phase == "complete"}
         failed = {task.node_id: task for task in service.tasks if task.phase == "failed" and task.node_id not in done}
-        self.present.update((node, slug) for node in done)
-        if not set(targets) <= done | set(failed) and time.time() - service.created < JOB_S:
+        for node, since in done.items():
+            self._saw((node, slug), since)
+        if not set(targets) <= set(done) | set(failed) and time.time() - service.created < JOB_S:
             return
         late = [node.name for id_, node in targets.items() if id_ not in done]
         if late:

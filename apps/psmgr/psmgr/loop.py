@@ -22,7 +22,7 @@ from psmgr.fetch import Fetcher, sweep
 from psmgr.guard import Guards
 from psmgr.leader import Leader
 from psmgr.oneoffs import OneOffs
-from psmgr.plan import Action, Create, Drain, Facts, Fail, Fetch, Forget, Remove, Scale, Succeed, plan_app
+from psmgr.plan import Action, Create, Drain, Facts, Fail, Fetch, Forget, Remove, Replace, Scale, Succeed, plan_app
 from psmgr.settings import Settings
 from psmgr.store import Store
 from psmgr.table import RouteBoard
@@ -200,6 +200,11 @@ class Reconciler:
                 self._fetch(slug, engine)
             case Create():
                 self._create(app, action, engine, leader)
+            case Replace():
+                wanted = self._spec(app, action, leader)
+                log.info("replace service=%s by=%s", action.service.name, wanted.name)
+                engine.replace(action.service.id, wanted)
+                self._moved = True
             case Scale(service, replicas):
                 log.info("scale service=%s to=%d", service.name, replicas)
                 engine.scale(service.id, replicas)
@@ -231,7 +236,7 @@ class Reconciler:
             log.info("service=%s exists already", wanted.name)
         self._moved = True
 
-    def _spec(self, app: WantedApp, action: Create, leader: Leader) -> ServiceSpec:
+    def _spec(self, app: WantedApp, action: Create | Replace, leader: Leader) -> ServiceSpec:
         with leader.session() as session:
             sealed = session.get_one(Release, action.release.id).config
         return spec.process_spec(

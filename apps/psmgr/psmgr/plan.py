@@ -36,6 +36,18 @@ class Create:
 
 
 @dataclass(frozen=True)
+class Replace:
+    """Change the only service of a process type to another release, where two may not run side by side.
+
+    One write to the engine, which does the rest alone: what is replaced may be the database that we read.
+    """
+
+    service: Service
+    release: WantedRelease
+    process: WantedProcess
+
+
+@dataclass(frozen=True)
 class Scale:
     """Change a service's number of dynos."""
 
@@ -80,7 +92,7 @@ class Forget:
     app_id: uuid.UUID
 
 
-Action = Fetch | Create | Scale | Drain | Remove | Succeed | Fail | Forget
+Action = Fetch | Create | Replace | Scale | Drain | Remove | Succeed | Fail | Forget
 
 
 @dataclass(frozen=True)
@@ -136,8 +148,7 @@ def plan_app(app: WantedApp, services: Iterable[Service], facts: Facts) -> tuple
         if release is not None:
             wanted.update({(process.type, release.version): (release, process) for process in release.processes})
     _give_way(app, wanted, own, facts)
-    exclusive = {process.type for process in _processes(app) if process.recreate}
-    actions.extend(_removals(own, wanted, exclusive, facts))
+    actions.extend(_removals(own, wanted, facts))
     actions.extend(Fetch(slug) for slug in _missing_slugs(app, own, facts))
     actions.extend(_starts(own, wanted, facts))
     if app.rolling is not None and is_healthy(app.rolling, own, facts):
@@ -149,12 +160,19 @@ def failure_of(release: WantedRelease, services: tuple[Service, ...], facts: Fac
     """Return why the pending `release` must be given up, or None."""
     own = [service for service in services if version_of(service) == release.version]
     for service in own:
-        crashed = [task for task in service.tasks if task.phase == "failed" and task.exit_code not in SLUG_EXITS]
+        failed = [task for task in service.tasks if task.phase == "failed" and _is_of(task, release.version)]
+        crashed = [task for task in failed if task.exit_code not in SLUG_EXITS]
         # Failures that name no exit code are the engine's (no such image, a port taken): they count as well.
         if len(crashed) >= CRASHES:
             last = max(crashed, key=lambda task: task.since)
             code = "" if last.exit_code is None else f" (exit code {last.exit_code})"
             return f"{service.labels[spec.PROCESS]} crashed {len(crashed)} times{code}: {last.message}"
+    exclusive = {process.type for process in release.processes if process.recreate}
+    for service in services:
+        had_its_turn = any(task.version == str(release.version) for task in service.tasks)
+        undone = service.went_back and had_its_turn and version_of(service) < release.version
+        if undone and service.labels[spec.PROCESS] in exclusive:
+            return f"{service.labels[spec.PROCESS]} failed soon after its start; v{version_of(service)} runs again"
     silent = _silent(release, own, facts)
     if silent is not None:
         return f"{silent} did not listen on $PORT ({spec.WEB_PORT}) within {facts.boot_s:.0f} seconds of its start"
@@ -199,7 +217,8 @@ def is_healthy(release: WantedRelease, services: tuple[Service, ...], facts: Fac
 
 
 def _process_healthy(process: WantedProcess, service: Service, facts: Facts) -> bool:
-    healthy = [task for task in service.tasks if task.wanted and is_up(task, process.routed, facts)]
+    own = (task for task in service.tasks if task.wanted and _is_of(task, version_of(service)))
+    healthy = [task for task in own if is_up(task, process.routed, facts)]
     if process.proves and facts.proven is not None:
         healthy = [task for task in healthy if task.id in facts.proven]
     if not process.everywhere:
@@ -213,6 +232,10 @@ def is_up(task: Task, routed: bool, facts: Facts) -> bool:
     if task.phase != "running":
         return False
     return task.id in facts.healthy if routed else facts.now - task.since >= RUNS_HEALTHY_S
+
+
+def _is_of(task: Task, version: int) -> bool:
+    return task.version in ("", str(version))
 
 
 def version_of(service: Service) -> int:
@@ -251,18 +274,24 @@ def _give_way(
 def _removals(
     services: tuple[Service, ...],
     wanted: dict[tuple[str, int], tuple[WantedRelease, WantedProcess]],
-    exclusive: set[str],
     facts: Facts,
 ) -> Iterable[Action]:
-    """Yield what takes unwanted services away. Where nothing can take over before, there is nothing to drain to."""
+    replaced = _to_replace(services, wanted)
     for service in services:
-        if _key(service) not in wanted:
-            gone = service.id in facts.drained or service.labels[spec.PROCESS] in exclusive
-            yield Remove(service) if gone else Drain(service)
+        if _key(service) not in wanted and service not in replaced:
+            yield Remove(service) if service.id in facts.drained else Drain(service)
 
 
-def _processes(app: WantedApp) -> list[WantedProcess]:
-    return [process for release in (app.current, app.rolling) if release is not None for process in release.processes]
+def _to_replace(
+    services: tuple[Service, ...], wanted: dict[tuple[str, int], tuple[WantedRelease, WantedProcess]]
+) -> list[Service]:
+    """Return the services to change in place: of each process type that must be alone the newest, if none is right."""
+    found = []
+    for key, (_, process) in wanted.items():
+        same = [service for service in services if service.labels[spec.PROCESS] == process.type]
+        if process.recreate and same and all(_key(service) != key for service in same):
+            found.append(max(same, key=version_of))
+    return found
 
 
 def _missing_slugs(app: WantedApp, services: tuple[Service, ...], facts: Facts) -> list[str]:
@@ -291,8 +320,11 @@ def _starts(
             continue
         if not facts.has(release.slug):
             continue
-        if process.recreate and any(other[0] == process.type for other in existing):
-            continue  # the old one must be gone first
+        same = [other for other in services if other.labels[spec.PROCESS] == process.type]
+        if process.recreate and same:
+            if len(same) == 1:
+                yield Replace(same[0], release, process)
+            continue
         yield Create(release, process)
 
 

@@ -118,6 +118,7 @@ def process_spec(
         constraints=_constraints(app, process),
         capabilities=CAPABILITIES,
         restart_delay_s=2 if component is None else 1,
+        replaceable=process.strategy == "recreate",
     )
 
 

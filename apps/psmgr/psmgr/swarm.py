@@ -29,7 +29,7 @@ from psmgr.engine import (
     Task,
     TaskPhase,
 )
-from psmgr.spec import PLATFORM
+from psmgr.spec import PLATFORM, VERSION
 
 TIMEOUT_S = 10
 STARTING = ("new", "pending", "assigned", "accepted", "preparing", "ready", "starting", "allocated")
@@ -41,6 +41,7 @@ PHASES: dict[str, TaskPhase] = {
     "rejected": "failed",
 }
 WANTED = ("running", "complete", "ready", "accepted")
+MONITOR_S = 10  # a replaced dyno that fails within it is replaced back
 EVENT_TYPES = ["service", "node"]
 
 
@@ -74,6 +75,13 @@ class Swarm:
         raw = self._get(f"/services/{service_id}")
         body = raw["Spec"]
         body["Mode"]["Replicated"]["Replicas"] = replicas
+        params = {"version": str(raw["Version"]["Index"])}
+        self._call("POST", f"/services/{service_id}/update", params=params, body=body)
+
+    def replace(self, service_id: str, spec: ServiceSpec) -> None:
+        """Change a service in one write. Swarm cannot rename one, so it keeps its first name; labels say what it is."""
+        raw = self._get(f"/services/{service_id}")
+        body = service_body(spec) | {"Name": raw["Spec"]["Name"]}
         params = {"version": str(raw["Version"]["Index"])}
         self._call("POST", f"/services/{service_id}/update", params=params, body=body)
 
@@ -208,6 +216,10 @@ def service_body(spec: ServiceSpec) -> dict[str, Any]:
         "TaskTemplate": template,
         "Mode": _mode(spec),
     }
+    if spec.replaceable:
+        order = {"Parallelism": 0, "Order": "stop-first", "Monitor": MONITOR_S * 10**9, "MaxFailureRatio": 0}
+        body["UpdateConfig"] = order | {"FailureAction": "rollback"}
+        body["RollbackConfig"] = order | {"FailureAction": "continue"}
     if spec.mode in ("replicated", "global"):
         ports = [
             {"Protocol": "tcp", "PublishMode": "host", "TargetPort": port.target, "PublishedPort": port.published}
@@ -263,6 +275,7 @@ def service_from(raw: Mapping[str, Any], tasks: list[Task]) -> Service:
         mode=mode,
         replicas=replicas,
         created=unix_time(raw["CreatedAt"]),
+        went_back=(raw.get("UpdateStatus") or {}).get("State", "").startswith("rollback"),
         tasks=tuple(sorted(tasks, key=lambda task: (task.slot, task.since, task.id))),
     )
 
@@ -292,6 +305,7 @@ def task_from(raw: Mapping[str, Any]) -> Task:
         exit_code=status.get("ContainerStatus", {}).get("ExitCode") if state in ("complete", "failed") else None,
         message=status.get("Err", "") or status.get("Message", ""),
         ports={port["TargetPort"]: port["PublishedPort"] for port in ports if port.get("PublishedPort")},
+        version=(raw.get("Spec", {}).get("ContainerSpec", {}).get("Labels") or {}).get(VERSION, ""),
         addresses=tuple(address.partition("/")[0] for net in overlays for address in net.get("Addresses") or []),
     )
 

@@ -203,6 +203,15 @@ class FakeEngine:
         self.running[service_id] = dataclasses.replace(service, replicas=replicas, tasks=kept)
         self._fill(service_id)
 
+    def replace(self, service_id: str, spec: ServiceSpec) -> None:
+        service = self.running[service_id]
+        self.writes.append(f"replace {service.name} by {spec.name}")
+        self.specs[service_id] = spec
+        self.running[service_id] = dataclasses.replace(
+            service, labels=dict(spec.labels), replicas=spec.replicas, tasks=()
+        )
+        self._fill(service_id)
+
     def remove(self, service_id: str) -> None:
         service = self.running.pop(service_id, None)
         if service is None:

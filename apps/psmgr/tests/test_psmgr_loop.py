@@ -193,7 +193,7 @@ def test_one_broken_app_does_not_stop_the_others(world: Any) -> None:
     assert world.status(bad, 1) == "pending"
 
 
-def test_the_old_one_is_gone_before_the_new_one_comes_where_they_share_a_volume(world: Any) -> None:
+def test_where_two_would_share_a_volume_one_is_replaced_in_one_write(world: Any) -> None:
     component = {"name": "postgres", "processes": {"db": {"volume": True, "strategy": "recreate", "quantity": 1}}}
     app = world.app("postgres", component)
     world.release(app, types={"db": "bin/db"})
@@ -202,7 +202,7 @@ def test_the_old_one_is_gone_before_the_new_one_comes_where_they_share_a_volume(
     world.release(app, slug="2" * 64, types={"db": "bin/db"})
     world.until(lambda: world.status(app, 2) == "succeeded")
     own = [write for write in kinds(world) if "postgres" in write]
-    assert own == ["create t_postgres_db_v1", "remove t_postgres_db_v1", "create t_postgres_db_v2"]
+    assert own == ["create t_postgres_db_v1", "replace t_postgres_db_v1 by t_postgres_db_v2"]
 
 
 def test_no_build_is_lost(world: Any) -> None:

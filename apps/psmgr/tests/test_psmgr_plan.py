@@ -20,6 +20,7 @@ from psmgr.plan import (
     Fetch,
     Forget,
     Remove,
+    Replace,
     Scale,
     Succeed,
     plan_app,
@@ -207,21 +208,39 @@ def test_where_two_may_not_run_at_once_the_old_one_goes_first() -> None:
     rolling, old = pending(2, db), service("db", 1, task("a"))
     both = app(release(1, db), rolling)
     assert plan(both, [old], facts(has=(1,))) == [Fetch(slug(2))]
-    assert plan(both, [old]) == [Remove(old)]
+    assert plan(both, [old]) == [Replace(old, rolling, db)]
     assert plan(both, []) == [Create(rolling, db)]
     assert plan(both, [service("db", 2, task("b"))]) == [Succeed(rolling)]
+
+
+def test_a_replacement_that_the_engine_undid_is_a_failed_release() -> None:
+    db = process("db", recreate=True)
+    rolling, failed = pending(2, db), task("b", phase="failed", exit_code=1, version="2", wanted=False)
+    undone = dataclasses.replace(service("db", 1, failed, task("c", version="1")), went_back=True)
+    both = app(release(1, db), rolling)
+    assert plan(both, [undone]) == [Fail(rolling.id, 2, "db failed soon after its start; v1 runs again")]
+    of_an_older_one = dataclasses.replace(undone, tasks=(task("c", version="1"),))
+    assert plan(both, [of_an_older_one]) == [Replace(of_an_older_one, rolling, db)]
+
+
+def test_a_replaced_process_is_healthy_when_its_new_dyno_is() -> None:
+    db = process("db", recreate=True)
+    both, replaced = app(release(1, db), pending(2, db)), service("db", 2, task("a", version="1"))
+    assert plan(both, [replaced]) == []
 
 
 def test_a_routed_process_that_is_alone_is_not_drained_to_nowhere() -> None:
     web = process("web", recreate=True)
     old = service("web", 1, task("a"))
-    assert plan(app(release(1, web), pending(2, web)), [old], facts(healthy=frozenset({"a"}))) == [Remove(old)]
+    assert plan(app(release(1, web), pending(2, web)), [old], facts(healthy=frozenset({"a"}))) == [
+        Replace(old, pending(2, web), web)
+    ]
 
 
 def test_the_old_one_returns_where_the_new_one_failed_alone() -> None:
     db = process("db", recreate=True)
     current, new = release(1, db), service("db", 2, task("b"))
-    assert plan(app(current), [new]) == [Remove(new)]
+    assert plan(app(current), [new]) == [Replace(new, current, db)]
     assert plan(app(current), []) == [Create(current, db)]
 
 
@@ -286,7 +305,7 @@ def _filled(found: Service, crash: bool) -> Service:
 
 
 def _never_both(services: list[Service]) -> None:
-    created = [version_of(found) for found in services if found.name.startswith("made db")]
+    created = [found for found in services if found.name == "made db"]
     assert len(created) <= 1
 
 
@@ -297,6 +316,10 @@ def _done(
         case Fetch(digest):
             present.update((node.id, digest) for node in NODES)
         case Create(made, proc):
+            new = service(proc.type, made.version, replicas=proc.quantity)
+            services = [*services, dataclasses.replace(new, name=f"made {proc.type}")]
+        case Replace(found, made, proc):
+            services = [other for other in services if other.id != found.id]
             new = service(proc.type, made.version, replicas=proc.quantity)
             services = [*services, dataclasses.replace(new, name=f"made {proc.type}")]
         case Scale(found, replicas):
