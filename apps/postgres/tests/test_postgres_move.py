@@ -143,9 +143,7 @@ def test_an_error_in_the_middle_leaves_the_target_as_it_was(sides: Sides) -> Non
 
 
 def test_killed_in_the_middle_a_rerun_converges(sides: Sides) -> None:
-    run(
-        sides.source, "CREATE TABLE big AS SELECT n, repeat(md5(n::text), 20) AS x FROM generate_series(1, 30000) AS n"
-    )
+    run(sides.source, "CREATE TABLE big AS SELECT n, repeat(md5(n::text), 20) AS x FROM generate_series(1, 30000) AS n")
     env = sides.target.env | {"SOURCE_DATABASE_URL": url(sides.source), "TARGET_DATABASE_URL": url(sides.target)}
     mover = Component.__new__(Component)
     mover.__dict__ |= sides.target.__dict__ | {"program": "move-database", "env": env, "process": None}
