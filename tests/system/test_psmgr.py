@@ -109,6 +109,15 @@ curl -sf -T /tmp/result "$RESULT_PUT_URL" || exit 4
 """
 
 
+# Notices when another one of it uses the same volume.
+ALONE = """#!/bin/bash
+if [ -e /data/running ]; then touch /data/both; fi
+touch /data/running
+trap "rm /data/running; exit 0" TERM
+while true; do sleep 0.1; done
+"""
+
+
 @pytest.fixture(scope="module")
 def machines() -> Iterator[LocalPlatform]:
     """Two machines that are one swarm, with a stack made of the machine itself and our `dyno`."""
@@ -300,9 +309,9 @@ class Under:
         self.s3.put_object(Bucket=NAME, Key=f"slugs/{digest}.squashfs", Body=data)
         return digest
 
-    def app(self, name: str) -> uuid.UUID:
+    def app(self, name: str, component: dict[str, object] | None = None) -> uuid.UUID:
         with self.transaction() as session:
-            app = App(name=name, owner_id=session.scalars(select(Account)).one().id)
+            app = App(name=name, owner_id=session.scalars(select(Account)).one().id, component=component)
             session.add(app)
             session.flush()
             return app.id
@@ -462,6 +471,36 @@ def test_a_release_that_crashes_fails_fast_and_the_old_one_answers(under: Under,
     assert "web crashed 3 times (exit code 1)" in str(under.row(shop, version).failure)
     assert under.routers.get("shop") == "hello"
     eventually(lambda: len(under.services(shop)) == 1, 60, "the failed release's end")
+
+
+def test_a_volume_has_one_dyno_and_a_broken_release_of_it_goes_back(under: Under) -> None:
+    run(under.machines, 0, f"docker node update --label-add blackstart.store=true {under.machines.machines()[1].name}")
+    process = {"volume": True, "strategy": "recreate", "quantity": 1, "alias": "store"}
+    app = under.app("store", {"name": "store", "processes": {"db": process}})
+    slug = under.slug({"db": ALONE})
+    under.scale(app, "db", 1)
+    under.release(app, slug, {"db": "./db"})
+    assert under.ended(app, 1) == "succeeded", under.row(app, 1).failure
+    (first,) = under.services(app)
+    begun = time.monotonic()
+    under.release(app, slug, {"db": "./db"}, COLOUR="blue")
+    assert under.ended(app, 2) == "succeeded", under.row(app, 2).failure
+    timed("replacement written -> succeeded", begun)
+    (second,) = under.services(app)
+    assert (second.id, second.labels[spec.VERSION]) == (first.id, "2")
+    # The process manager may lose its database with the old dyno: here it is killed as soon as it has written.
+    under.release(app, under.slug({"db": "#!/bin/sh\nexit 1\n"}), {"db": "./db"})
+    eventually(lambda: under.services(app)[0].labels[spec.VERSION] == "3", 60, "the replacement")
+    under.manager.kill()
+    under.manager.wait()
+    eventually(lambda: under.services(app)[0].went_back, 60, "the way back")
+    under.manager = under.start_manager()
+    assert under.ended(app, 3) == "failed"
+    assert under.row(app, 3).failure == "db failed soon after its start; v2 runs again"
+    tasks = under.services(app)[0].tasks
+    eventually(lambda: [t for t in under.services(app)[0].tasks if t.phase == "running" and t.wanted], 60, str(tasks))
+    files = run(under.machines, 1, f"ls /var/lib/docker/volumes/{NAME}-store/_data")
+    assert files.split() == ["running"]
 
 
 def test_a_slug_that_vanished_from_a_node_comes_back(under: Under, shop: uuid.UUID) -> None:
