@@ -233,7 +233,7 @@ def apps_order() -> dict[str, object]:
         "token": known.secrets["api_token"],
         "ca": f"{TRUST}/ca.pem",
         "root": CHECKOUT,
-        "stack": known.stacks.build.name,
+        "stack": known.stacks.run.name,
         "config": {name: known.component_config(name) for name in boot_order(checkout_root())},
     }
 

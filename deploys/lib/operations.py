@@ -6,7 +6,7 @@ from collections.abc import Generator
 from typing import Any
 
 from pyinfra import host, inventory
-from pyinfra.api import MaskString, QuoteString, StringCommand, operation
+from pyinfra.api import HiddenValue, QuoteString, StringCommand, operation
 from pyinfra.api.exceptions import OperationError
 from pyinfra.facts.files import Directory
 
@@ -14,6 +14,16 @@ from deploys.lib.facts import Components, Engine, EngineNodes, Images, JoinToken
 
 Commands = Generator[StringCommand, None, None]
 WAIT_SECONDS = 60
+
+
+@operation()
+def meet() -> Commands:
+    """Change nothing. All hosts run it, so what stands before it is done on every host before what stands after it.
+
+    pyinfra keeps the order of each host's own operations only; operations of different hosts overlap.
+    """
+    host.noop("a meeting point")
+    yield from ()
 
 
 @operation()
@@ -46,7 +56,7 @@ def engine_joined(address: str) -> Commands:
     manager, token = _manager_and_token()
     yield StringCommand(
         "docker swarm join --advertise-addr", QuoteString(address),
-        "--token", MaskString(token), QuoteString(f"{manager}:2377"), "> /dev/null",
+        "--token", HiddenValue(token), QuoteString(f"{manager}:2377"), "> /dev/null",
     )  # fmt: skip
 
 
