@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -58,10 +59,15 @@ def succeeds(argv: Sequence[str], *, seconds: float = 30) -> bool:
 
 
 def follow_program(argv: Sequence[str], *, seconds: float, log: Log, env: Mapping[str, str] | None = None) -> None:
-    """Run `argv`, hand every line of its output to `log` at once. Raises ProgramFailed."""
+    """Run `argv`, hand every line of its output to `log` at once. Raises ProgramFailed.
+
+    It is told to end when we are killed: nothing goes on behind the back of the next run.
+    """
+    if shutil.which(argv[0]) is None:
+        raise _missing(argv)
     try:
         process = subprocess.Popen(
-            list(argv),
+            ["setpriv", "--pdeathsig", "TERM", "--", *argv],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -71,7 +77,7 @@ def follow_program(argv: Sequence[str], *, seconds: float, log: Log, env: Mappin
             start_new_session=True,
         )
     except FileNotFoundError as error:
-        raise _missing(argv) from error
+        raise _missing(["setpriv"]) from error
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     late = threading.Event()
     alarm = threading.Timer(seconds, _stop_group, (process, late))

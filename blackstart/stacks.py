@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -63,7 +64,28 @@ NPM_SETTINGS = "nodedir=/usr\nupdate-notifier=false\nfund=false\naudit=false\n"
 UV_PLATFORMS = {"amd64": "x86_64-manylinux_2_28", "arm64": "aarch64-manylinux_2_28"}
 BUILD_SECONDS = 1800
 TOOLS_SECONDS = 300
-LEFT_OUT = ("doc/*", "man/*", "info/*", "locale/*", "lintian/*", "ri/*")
+WORK_PREFIX = "stack."
+LEFT_OUT = (
+    "/usr/share/doc/*",
+    "/usr/share/man/*",
+    "/usr/share/info/*",
+    "/usr/share/locale/*",
+    "/usr/share/lintian/*",
+    "/usr/share/ri/*",
+    # Of the compilers and git: what no build of an app needs, a quarter of the build stack.
+    "/usr/bin/*-lto-dump*",
+    "/usr/bin/scalar",
+    "/usr/bin/git-shell",
+    "/usr/lib/git-core/git-daemon",
+    "/usr/lib/git-core/git-http-backend",
+    "/usr/lib/git-core/git-imap-send",
+    "/usr/lib/git-core/git-shell",
+    "/usr/lib/git-core/scalar",
+    "/usr/lib/python3*/config-*/*.a",
+    *(f"/usr/lib/*/lib{name}.so*" for name in ("asan", "tsan", "hwasan", "lsan", "ubsan", "gprofng")),
+    *(f"/usr/lib/gcc/*/lib{name}.*" for name in ("asan", "tsan", "hwasan", "lsan", "ubsan")),
+    *(f"/usr/lib/*/lib{name}.a" for name in ("crypto", "ssl", "python3*", "ruby*")),
+)
 
 
 @dataclass(frozen=True)
@@ -134,7 +156,7 @@ class Recipe:
     @property
     def key(self) -> str:
         """The recipe's digest."""
-        content = {**vars(self), "format": FORMAT, "npm": NPM_SETTINGS, "epoch": EPOCH}
+        content = {**vars(self), "debian": self.debian_key, "format": FORMAT, "npm": NPM_SETTINGS, "epoch": EPOCH}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -152,7 +174,7 @@ class Recipe:
             '--aptopt=APT::Install-Recommends "false"',
             '--aptopt=Acquire::Languages "none"',
             "--dpkgopt=force-unsafe-io",
-            *(f"--dpkgopt=path-exclude=/usr/share/{pattern}" for pattern in LEFT_OUT),
+            *(f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT),
             "--dpkgopt=path-include=/usr/share/doc/*/copyright",
             f"--include={','.join(self.packages)}",
             SUITE,
@@ -206,11 +228,18 @@ def ensure_stacks(cache: Path, sources: StackSources, log: Log) -> Stacks:
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     architecture = host_architecture()
     with locked(cache / "stacks.lock"):
+        _remove_stale(cache)
         recipe = run_recipe(sources, architecture)
         run = _cached(cache, recipe) or _build(folder, recipe, sources, log)
         recipe = build_recipe(run, sources, architecture)
         build = _cached(cache, recipe) or _build(folder, recipe, sources, log, over=run)
     return Stacks(run=run, build=build)
+
+
+def _remove_stale(cache: Path) -> None:
+    """Remove the work folders of builders that were killed; we hold the lock, so nobody uses them."""
+    for folder in cache.glob(f"{WORK_PREFIX}*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def stacks_folder(cache: Path) -> Path:
@@ -243,7 +272,7 @@ def _stack(folder: Path, name: str, digest: str, key: str, size: int, layers: tu
 
 def _build(folder: Path, recipe: Recipe, sources: StackSources, log: Log, over: Stack | None = None) -> Stack:
     log(f"building {recipe.stack}")
-    with tempfile.TemporaryDirectory(dir=folder.parent.parent, prefix="stack.") as name:
+    with tempfile.TemporaryDirectory(dir=folder.parent.parent, prefix=WORK_PREFIX) as name:
         work = Path(name)
         try:
             if recipe.tools:

@@ -185,7 +185,7 @@ class LocalPlatform:
         if not (self._home(machine) / disk.COMPLETE).exists():
             raise MachineError(f"{machine.name} cannot boot", why="it was never made", fix="create it first")
         nspawn = self._nspawn(machine)
-        if nspawn.supervisor() is None:
+        if not nspawn.processes():
             self.shared.mkdir(mode=0o755, parents=True, exist_ok=True)
             command = nspawn.command(self.bridge.name, self.shared, legacy_cgroups=legacy_cgroups())
             start(nspawn, command, self.console(machine))

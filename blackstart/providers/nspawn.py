@@ -24,7 +24,11 @@ HOST_CACHE = "/var/cache/blackstart/host"
 REBOOT_SIGNAL = signal.SIGRTMIN + 5
 """What systemd as PID 1 takes as an order to reboot (systemd(1))."""
 
+KEEPER = 'while "$@"; test $? -eq 133; do :; done'
+"""systemd-nspawn ends with 133 when its machine reboots, and leaves it to its keeper to start it again."""
+
 BOOT_SECONDS = 60.0
+POLL_SECONDS = 0.05
 END_SECONDS = 20.0
 SSH_PORT = 22
 
@@ -66,22 +70,24 @@ class Nspawn:
         return command
 
     def detached(self, command: list[str]) -> list[str]:
-        """Return the vector that starts `command` so that it outlives whoever starts it.
+        """Return the vector that starts `command` so that it outlives whoever starts it, and again at a reboot.
 
-        Where systemd runs the host, a unit of its own with delegated cgroups; else a session of its own.
+        Where systemd runs the host, in a unit of its own with delegated cgroups; else in a session of its own.
         """
+        kept = ["sh", "-c", KEEPER, self.name, *command]
         if SYSTEMD.is_dir():
             unit = ["systemd-run", "--quiet", "--collect", f"--unit=blackstart-{self.name}", "--property=Delegate=yes"]
-            return [*unit, "--property=KillMode=mixed", "--setenv=SYSTEMD_NSPAWN_API_VFS_WRITABLE=yes", *command]
-        return ["setsid", "--fork", *command]
+            return [*unit, "--property=KillMode=mixed", "--setenv=SYSTEMD_NSPAWN_API_VFS_WRITABLE=yes", *kept]
+        return ["setsid", "--fork", *kept]
+
+    def processes(self) -> dict[str, int]:
+        """Return this machine's keeper and systemd-nspawn, each as name → process id where it runs."""
+        wanted = {f"--machine={self.name}", f"--directory={self.folder}"}
+        return {Path(words[0]).name: pid for pid, words in _processes() if wanted <= set(words)}
 
     def supervisor(self) -> int | None:
-        """Return the process id of this machine's systemd-nspawn, None when it does not run."""
-        wanted = {f"--machine={self.name}", f"--directory={self.folder}"}
-        for pid, arguments in _processes():
-            if arguments[0].endswith("systemd-nspawn") and wanted <= set(arguments):
-                return pid
-        return None
+        """Return the process id of the machine's systemd-nspawn, None when it does not run."""
+        return self.processes().get("systemd-nspawn")
 
     def init(self) -> int | None:
         """Return the host's process id of the machine's PID 1, None when there is none."""
@@ -94,10 +100,14 @@ class Nspawn:
     def power_off(self) -> None:
         """Kill PID 1: the kernel ends everything of the machine in an instant. Raises MachineError."""
         deadline = time.monotonic() + END_SECONDS
-        while (supervisor := self.supervisor()) is not None:
-            _kill(self.init() or supervisor)
-            if not _ended(supervisor, min(2.0, deadline - time.monotonic())) and time.monotonic() > deadline:
-                raise MachineError(f"{self.name} does not die", why=f"its systemd-nspawn is process {supervisor}")
+        while processes := self.processes():
+            init = self.init()
+            for pid in processes.values() if init is None else [init]:
+                _kill(pid)
+            for pid in processes.values():
+                _ended(pid, 2.0)
+            if time.monotonic() > deadline:
+                raise MachineError(f"{self.name} does not die", why=f"still there: {self.processes()}")
 
     def reboot(self) -> None:
         """Order a reboot and wait until it is under way. Raises MachineError."""
@@ -116,8 +126,8 @@ class Nspawn:
         while time.monotonic() < deadline:
             if greets(self.address):
                 return
-            supervisor = self.supervisor()
-            if supervisor is None or _ended(supervisor, 0.05):
+            processes = self.processes()
+            if not processes or (_ended(next(iter(processes.values())), POLL_SECONDS) and not self.processes()):
                 raise MachineError(
                     f"{self.name} did not boot: systemd-nspawn ended", why=last_lines(log_file), fix=_see(log_file)
                 )
