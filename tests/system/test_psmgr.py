@@ -376,6 +376,8 @@ def under(machines: LocalPlatform, postgres_url: str, redis_url: str, store_url:
     with tempfile.TemporaryDirectory() as folder:
         made = Under(machines, postgres_url, redis_url, store_url, Path(folder))
         yield made
+        status = Path(f"/proc/{made.manager.pid}/status").read_text()
+        print("TIMING memory of the process manager:", re.findall(r"VmHWM:.*", status))
         made.close()
         print(Path(folder, "psmgr.log").read_text())
 
@@ -577,7 +579,7 @@ def test_a_build_runs_in_a_dyno_and_becomes_a_release(under: Under) -> None:
     assert under.ended(compiler, 1) == "succeeded"
     app = under.app("built")
     begun = time.monotonic()
-    get = new_build(under, app, SERVE)
+    get = new_build(under, app, SERVE + "# built\n")
     eventually(lambda: get().status in ("succeeded", "failed"), 90, "the build's end")
     timed("build written -> succeeded", begun)
     build = get()

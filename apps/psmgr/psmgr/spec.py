@@ -199,14 +199,18 @@ def fetch_spec(settings: Settings, *, slug: str, url: str, node_id: str | None) 
 
 
 def sweep_spec(settings: Settings, *, keep: frozenset[str], older_than_min: int, number: int) -> ServiceSpec:
-    """Return the job that removes every slug but `keep` from every node's cache. Fresh ones may be on their way."""
+    """Return the job that removes every slug but `keep` from every node's cache, and spares fresh ones.
+
+    A slug that was taken away too early comes back: its dyno says that it misses it.
+    """
+    age = ("-mmin", f"+{older_than_min}") if older_than_min else ()
     names = [part for slug in sorted(keep) for part in ("!", "-name", f"{slug}.squashfs")]
     return ServiceSpec(
         name=short(f"{settings.platform}_sweep_{number}"),
         labels={PLATFORM: settings.platform, KIND: "sweep"},
         image=settings.stack,
         command=(
-            *("find", "/slugs", "-maxdepth", "1", "-type", "f", "-mmin", f"+{older_than_min}"),
+            *("find", "/slugs", "-maxdepth", "1", "-type", "f", "-name", "*.squashfs", *age),
             *names,
             "-delete",
         ),

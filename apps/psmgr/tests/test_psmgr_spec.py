@@ -197,7 +197,7 @@ def test_the_fetch_job_is_on_the_network_where_the_store_is(url: str, network: s
 def test_a_sweep_spares_what_is_in_use() -> None:
     made = spec.sweep_spec(SETTINGS, keep=frozenset({"d" * 64}), older_than_min=60, number=1)
     assert made.command == (
-        *("find", "/slugs", "-maxdepth", "1", "-type", "f", "-mmin", "+60"),
+        *("find", "/slugs", "-maxdepth", "1", "-type", "f", "-name", "*.squashfs", "-mmin", "+60"),
         *("!", "-name", "d" * 64 + ".squashfs", "-delete"),
     )
 
