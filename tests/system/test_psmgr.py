@@ -531,7 +531,13 @@ def test_a_one_off_is_unprivileged_and_its_end_is_kept(under: Under, shop: uuid.
             .order_by(Release.version.desc())
         ).first()
         row = Dyno(
-            app_id=shop, release_id=release.id, type="run", name="run.1", command=command, one_off=True, state="pending"
+            app_id=shop,
+            release_id=None if release is None else release.id,
+            type="run",
+            name="run.1",
+            command=command,
+            one_off=True,
+            state="pending",
         )
         session.add(row)
         session.flush()
@@ -588,7 +594,7 @@ def test_a_build_runs_in_a_dyno_and_becomes_a_release(under: Under) -> None:
     names = set(build.output.splitlines()[0].split())
     assert {"SOURCE_URL", "SLUG_PUT_URL", "CACHE_PUT_URL"} <= names
     assert not any("SECRET" in name or "KEY" in name or name.endswith("_PASSWORD") for name in names)
-    entries = under.client.xrange(bus.build_stream(build.id))
+    entries: Any = under.client.xrange(bus.build_stream(build.id))
     assert "".join(entry.get("data", "") for _, entry in entries) == build.output
     assert entries[-1][1] == {"end": "succeeded"}
     eventually(lambda: under.ready("built") == 1, 60, "the built app")

@@ -43,7 +43,8 @@ def new_build(world: Any, app: uuid.UUID) -> str:
 
 def build(world: Any, id_: str) -> Build:
     with world.transaction() as session:
-        return session.get_one(Build, uuid.UUID(id_))
+        found: Build = session.get_one(Build, uuid.UUID(id_))
+        return found
 
 
 def job(world: Any, id_: str) -> Any:
@@ -211,7 +212,8 @@ def one_off(world: Any, app: uuid.UUID, **more: object) -> uuid.UUID:
 
 def dyno(world: Any, id_: uuid.UUID) -> Dyno:
     with world.transaction() as session:
-        return session.get_one(Dyno, id_)
+        found: Dyno = session.get_one(Dyno, id_)
+        return found
 
 
 def run(world: Any, id_: uuid.UUID) -> Any:

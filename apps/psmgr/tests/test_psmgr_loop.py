@@ -158,9 +158,8 @@ def test_a_deleted_app_leaves_nothing(world: Any) -> None:
     assert list(world.store.objects) == [f"slugs/{'2' * 64}.squashfs"]
     world.until(lambda: list(world.routes()["hosts"]) == ["other.t.internal"])
     with world.transaction() as session:
-        for table in (App, Release, Slug, Dyno):
-            column = table.id if table is App else table.app_id
-            assert session.scalars(select(table).where(column == app)).all() == []
+        for column in (App.id, Release.app_id, Slug.app_id, Dyno.app_id):
+            assert session.scalars(select(column).where(column == app)).all() == []
 
 
 def test_dynos_and_nodes_are_shown(world: Any) -> None:

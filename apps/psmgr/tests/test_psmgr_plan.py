@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from psmgr import spec
 from psmgr.desired import WantedApp, WantedProcess, WantedRelease
-from psmgr.engine import Node, Service, Task
+from psmgr.engine import Mode, Node, Service, Task
 from psmgr.plan import (
     Action,
     Create,
@@ -47,8 +47,8 @@ def pending(version: int, *processes: WantedProcess) -> WantedRelease:
     return release(version, *processes, status="pending")
 
 
-def process(type_: str, quantity: int = 1, **more: bool) -> WantedProcess:
-    return WantedProcess(type_, f"run {type_}", quantity, routed=type_ == "web", **more)
+def process(type_: str, quantity: int = 1, *, recreate: bool = False) -> WantedProcess:
+    return WantedProcess(type_, f"run {type_}", quantity, routed=type_ == "web", recreate=recreate)
 
 
 def app(current: WantedRelease | None = None, rolling: WantedRelease | None = None, **more: object) -> WantedApp:
@@ -61,7 +61,7 @@ def task(id_: str, slot: int = 1, node: str = "n1", **more: object) -> Task:
 
 def service(type_: str, version: int, *tasks: Task, replicas: int | None = 1) -> Service:
     labels = {spec.KIND: "process", spec.PROCESS: type_, spec.VERSION: str(version), spec.SLUG: slug(version)}
-    mode = "global" if replicas is None else "replicated"
+    mode: Mode = "global" if replicas is None else "replicated"
     return Service(f"{type_}-{version}", f"{type_}-{version}", labels, mode, replicas, NOW - 20, tasks)
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from psmgr import spec
-from psmgr.engine import ServiceSpec
+from psmgr.engine import Mount, Port, ServiceSpec
 from psmgr.settings import SettingRefused, settings_from
 from psmgr.swarm import node_from, service_body, task_from, unix_time
 
@@ -125,7 +125,7 @@ def test_a_component_with_a_volume_stays_on_its_node() -> None:
     assert made.network == "t"
     assert made.alias == "db"
     assert made.constraints == ("node.labels.blackstart.shop==true",)
-    assert made.mounts[2] == spec.Mount("t-shop", "/data", "volume", read_only=False)
+    assert made.mounts[2] == Mount("t-shop", "/data", "volume", read_only=False)
     assert (made.limits.memory_mb, made.limits.reserved_memory_mb, made.limits.cpus) == (640, 320, 0.5)
     assert made.restart_delay_s == 1
 
@@ -150,7 +150,7 @@ def test_a_process_on_every_node_and_the_hosts_network() -> None:
 
 def test_fixed_ports_are_published_on_the_node() -> None:
     made = process(component("publish = [{ target = 6379, port = 6380 }]"), process_type="web")
-    assert made.ports == (spec.Port(5000, 0), spec.Port(6379, 6380))
+    assert made.ports == (Port(5000, 0), Port(6379, 6380))
 
 
 def test_a_config_var_is_no_template() -> None:
@@ -191,7 +191,7 @@ def test_the_fetch_job_is_on_the_network_where_the_store_is(url: str, network: s
     settings = dataclasses.replace(SETTINGS, objects_url=url)
     made = spec.fetch_spec(settings, slug="c" * 64, url="u", node_id=None)
     assert (made.network, made.mode) == (network, "global-job")
-    assert made.mounts[0] == spec.Mount("/var/lib/blackstart/slugs", "/slugs", read_only=False)
+    assert made.mounts[0] == Mount("/var/lib/blackstart/slugs", "/slugs", read_only=False)
 
 
 def test_a_sweep_spares_what_is_in_use() -> None:
