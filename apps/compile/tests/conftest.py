@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.compile_fakes import FakeStore
+
+from apps.compile.tests.compile_fakes import FakeStore
 
 Member = tuple[str, str | bytes | tarfile.TarInfo]
 

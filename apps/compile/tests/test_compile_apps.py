@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.compile_fakes import FakeStore
+
+from apps.compile.tests.compile_fakes import FakeStore
 
 ROOT = Path(__file__).resolve().parents[1]
 FIXTURES = ROOT.parents[1] / "tests" / "fixtures"

@@ -139,7 +139,11 @@ def test_sizes_are_printed_as_heroku_prints_them() -> None:
 
 
 def test_a_release_s_yaml_is_read() -> None:
-    text = "---\naddons:\n  - x:y\ndefault_process_types:\n  web: bundle exec puma\n  worker: \"a \\\"b\\\"\"\n  'c': 'd'\nother:\n  e: f\n"
+    text = (
+        "---\naddons:\n  - x:y\ndefault_process_types:\n"
+        '  web: bundle exec puma\n  worker: "a \\"b\\""\n'
+        "  'c': 'd'\nother:\n  e: f\n"
+    )
     assert parse_release(text) == {"web": "bundle exec puma", "worker": 'a "b"', "c": "d"}
     assert parse_release("") == {}
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from compiler.errors import Failure, SourceRefused, StoreFailed
 from compiler.store import Store
-from tests.compile_fakes import FakeStore
+
+from apps.compile.tests.compile_fakes import FakeStore
 
 
 def client(seconds: float = 30.0) -> tuple[Store, list[float]]:
