@@ -187,15 +187,19 @@ def image_config(layers: Iterable[Layer], *, architecture: str, env: Iterable[st
     return json.dumps(config, sort_keys=True, separators=(",", ":")).encode()
 
 
-def write_archive(path: Path, name: str, config: bytes, layers: list[Layer]) -> None:
-    """Write what `docker load` takes. A layer that the engine has already is skipped by it."""
+def write_archive(path: Path, name: str, config: bytes, layers: list[Layer], *, lacking: int = 0) -> None:
+    """Write what `docker load` takes.
+
+    The first `lacking` layers are named, but not in the archive: the engine must have them from another image. It opens
+    only the files of layers that it has not (moby, image/tarexport/load.go; not so with containerd's image store).
+    """
     config_name = f"{hashlib.sha256(config).hexdigest()}.json"
     manifest = [{"Config": config_name, "RepoTags": [name], "Layers": [f"{layer.digest}.tar" for layer in layers]}]
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
         for inside, data in ((config_name, config), ("manifest.json", json.dumps(manifest).encode())):
             entry = file_entry(inside, data)
             tar.addfile(entry.info, io.BytesIO(entry.data))
-        for layer in layers:
+        for layer in layers[lacking:]:
             info = _new(f"{layer.digest}.tar", 0o644)
             info.size = layer.path.stat().st_size
             with layer.path.open("rb") as stream:

@@ -1,7 +1,7 @@
 """The stacks that dynos run on, as image archives: built once per recipe, the same bytes from the same packages.
 
-The build stack's first layer is the run stack, so a node that has the run stack loads only what the build stack has
-more. An archive is `<cache>/shared/stacks/<digest>.tar`; `<stack>-<key>.json` beside it says which recipe it is of.
+The build stack's first layer is the run stack; its archive holds only what it has more, so the run stack is loaded
+first. An archive is `<cache>/shared/stacks/<digest>.tar`; `<stack>-<key>.json` beside it says which recipe it is of.
 A digest is the image's id: the sha256 of its config, which holds the sha256 of every layer.
 """
 
@@ -38,7 +38,7 @@ from blackstart.layers import (
     write_layer,
 )
 from blackstart.programs import Log, ProgramFailed, follow_program, run_program
-from blackstart.providers.machine_image import locked
+from blackstart.providers.machine_image import locked, mark_used, remove_unused
 from blackstart.providers.nspawn import HOST_CACHE
 from blackstart.state import write_durably
 
@@ -48,7 +48,7 @@ REGISTRY = "127.0.0.1:1"
 """Refuses at once and never leaves the node: an engine that looks an image up there falls back to its own copy."""
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates" / "stack"
-FORMAT = 1
+FORMAT = 2
 """Raise it when the code below makes other bytes from the same recipe."""
 
 USER_ID = 10000
@@ -120,7 +120,10 @@ class Stack:
         return f"{HOST_CACHE}/stacks/{self.path.name}"
 
     def load_vectors(self, path: str) -> list[list[str]]:
-        """Return the vectors that load the archive at `path`; the archive names the image by itself."""
+        """Return the vectors that load the archive at `path`, the build stack's after the run stack's.
+
+        The archive names the image by itself.
+        """
         return [["docker", "load", "--quiet", "--input", path]]
 
     def load_commands(self, path: str) -> list[str]:
@@ -229,6 +232,8 @@ def ensure_stacks(cache: Path, sources: StackSources, log: Log) -> Stacks:
     architecture = host_architecture()
     with locked(cache / "stacks.lock"):
         _remove_stale(cache)
+        remove_unused(folder, "*")
+        remove_unused(cache, "root-*.tar")
         recipe = run_recipe(sources, architecture)
         run = _cached(cache, recipe) or _build(folder, recipe, sources, log)
         recipe = build_recipe(run, sources, architecture)
@@ -259,9 +264,14 @@ def _cached(cache: Path, recipe: Recipe) -> Stack | None:
     """Return the recipe's stack, None when it is not there or not complete."""
     folder = stacks_folder(cache)
     try:
-        noted = json.loads((folder / f"{recipe.stack}-{recipe.key}.json").read_text())
+        note = folder / f"{recipe.stack}-{recipe.key}.json"
+        noted = json.loads(note.read_text())
         stack = _stack(folder, noted["name"], noted["digest"], noted["key"], noted["size"], tuple(noted["layers"]))
-        return stack if stack.path.stat().st_size == stack.size else None
+        if stack.path.stat().st_size != stack.size:
+            return None
+        mark_used(stack.path)
+        mark_used(note)
+        return stack
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -285,7 +295,7 @@ def _build(folder: Path, recipe: Recipe, sources: StackSources, log: Log, over: 
                 fix="check that this host reaches its Debian mirror (apt-get update) and its Python index, then run this again",
             ) from error
         layers = [_run_layer(root, work, recipe)] if over is None else _build_layers(root, work, recipe, over)
-        return _publish(folder, work, recipe, layers)
+        return _publish(folder, work, recipe, layers, lacking=0 if over is None else len(over.layers))
 
 
 def _ensure_root(cache: Path, work: Path, recipe: Recipe, log: Log) -> Path:
@@ -295,16 +305,17 @@ def _ensure_root(cache: Path, work: Path, recipe: Recipe, log: Log) -> Path:
         partial = work / "root.tar"
         follow_program(recipe.vector(partial), seconds=BUILD_SECONDS, log=log, env={"SOURCE_DATE_EPOCH": str(EPOCH)})
         os.replace(partial, root)
+    mark_used(root)
     return root
 
 
-def _publish(folder: Path, work: Path, recipe: Recipe, layers: list[Layer]) -> Stack:
+def _publish(folder: Path, work: Path, recipe: Recipe, layers: list[Layer], *, lacking: int) -> Stack:
     """Write the archive, then the note that makes it count."""
     config = image_config(layers, architecture=recipe.architecture, env=ENV)
     digest = hashlib.sha256(config).hexdigest()
     name = f"{REGISTRY}/{recipe.stack}:{digest}"
     archive = work / "archive.tar"
-    write_archive(archive, name, config, layers)
+    write_archive(archive, name, config, layers, lacking=lacking)
     archive.chmod(0o644)
     size = archive.stat().st_size
     os.replace(archive, folder / f"{digest}.tar")

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ STAMP = "/var/lib/apt/periodic/update-success-stamp"
 
 BUILD_SECONDS = 1200
 UNPACK_SECONDS = 300
+UNUSED_DAYS = 30
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,11 @@ class MachineImage:
     def ensure(self, log: Log) -> None:
         """Build the image unless it is there; a second builder waits for the first. Raises MachineError."""
         if self.path.exists():
+            mark_used(self.path)
             return
         self.cache.mkdir(mode=0o755, parents=True, exist_ok=True)
         with locked(self.cache / "machine.lock"):
+            remove_unused(self.cache, "machine-*.tar")
             if not self.path.exists():
                 self._build(log)
 
@@ -111,6 +115,20 @@ def locked(path: Path) -> Iterator[None]:
     with path.open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
+
+
+def mark_used(path: Path) -> None:
+    """Note in the access time that a cached file is in use; its modification time stays the time of its making."""
+    os.utime(path, (time.time(), path.stat().st_mtime))
+
+
+def remove_unused(folder: Path, pattern: str) -> None:
+    """Remove cached files that nobody used for UNUSED_DAYS."""
+    oldest = time.time() - UNUSED_DAYS * 86400
+    for path in folder.glob(pattern):
+        status = path.stat()
+        if path.is_file() and max(status.st_atime, status.st_mtime) < oldest:
+            path.unlink(missing_ok=True)
 
 
 def write_files(root: Path, files: Sequence[tuple[str, str]]) -> None:

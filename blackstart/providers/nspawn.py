@@ -77,7 +77,7 @@ class Nspawn:
         kept = ["sh", "-c", KEEPER, self.name, *command]
         if SYSTEMD.is_dir():
             unit = ["systemd-run", "--quiet", "--collect", f"--unit=blackstart-{self.name}", "--property=Delegate=yes"]
-            return [*unit, "--property=KillMode=mixed", "--setenv=SYSTEMD_NSPAWN_API_VFS_WRITABLE=yes", *kept]
+            return [*unit, "--property=KillMode=mixed", "--setenv=SYSTEMD_NSPAWN_API_VFS_WRITABLE=yes", *_escaped(kept)]
         return ["setsid", "--fork", *kept]
 
     def processes(self) -> dict[str, int]:
@@ -191,6 +191,11 @@ def greets(address: str, port: int = SSH_PORT) -> bool:
 def last_lines(path: Path, count: int = 15) -> str:
     """Return the end of a console's log."""
     return "\n".join(_read(path).splitlines()[-count:])
+
+
+def _escaped(command: list[str]) -> list[str]:
+    """Return `command` so that systemd expands no variable in it (systemd.service(5), command lines)."""
+    return [word.replace("$", "$$") for word in command]
 
 
 def _see(log_file: Path) -> str:

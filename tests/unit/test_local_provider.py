@@ -9,7 +9,7 @@ import pytest
 
 from blackstart.debian import debian_sources
 from blackstart.errors import HostError, MachineError
-from blackstart.providers import Machine, Provider, disk, network
+from blackstart.providers import Machine, Provider, disk, network, nspawn
 from blackstart.providers import local as local_module
 from blackstart.providers.keys import SshFolder, new_private_key, public_line
 from blackstart.providers.local import LocalPlatform
@@ -115,6 +115,16 @@ def test_a_cgroup_v1_host_boots_systemd_with_its_old_hierarchy() -> None:
     legacy = machine.command("bs-tplan", Path("/cache/shared"), legacy_cgroups=True)
     assert legacy == [*modern, "SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1", "systemd.unified_cgroup_hierarchy=0"]
     assert "--bind-ro=/cache/shared:/var/cache/blackstart/host" in modern
+
+
+def test_a_machine_is_a_unit_of_its_own_where_systemd_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine = Nspawn("tplan-node1", Path("/machines/root"), "10.79.200.11")
+    monkeypatch.setattr(nspawn, "SYSTEMD", tmp_path)
+    vector = machine.detached(["systemd-nspawn"])
+    assert vector[0] == "systemd-run"
+    assert vector[-5:] == ["sh", "-c", 'while "$$@"; test $$? -eq 133; do :; done', "tplan-node1", "systemd-nspawn"]
+    monkeypatch.setattr(nspawn, "SYSTEMD", tmp_path / "absent")
+    assert machine.detached(["systemd-nspawn"])[:2] == ["setsid", "--fork"]
 
 
 def test_a_machine_that_was_never_made_cannot_boot(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -25,6 +26,7 @@ from blackstart.layers import (
     write_archive,
     write_layer,
 )
+from blackstart.providers.machine_image import mark_used, remove_unused
 from blackstart.stacks import BUILD, RUN, StackSources, build_recipe, read_packages, run_recipe
 
 SOURCES = StackSources(apt=("deb http://mirror.invalid/debian trixie main",))
@@ -115,6 +117,17 @@ def test_a_truncated_archive_does_not_count(tmp_path: Path) -> None:
     assert stacks._cached(tmp_path, recipe) is not None
 
 
+def test_what_nobody_used_for_a_month_is_removed_from_the_cache(tmp_path: Path) -> None:
+    for name in ("old.tar", "used.tar", "new.tar"):
+        (tmp_path / name).touch()
+    for name in ("old.tar", "used.tar"):
+        os.utime(tmp_path / name, (0, 0))
+    mark_used(tmp_path / "used.tar")
+    remove_unused(tmp_path, "*.tar")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.tar", "used.tar"]
+    assert (tmp_path / "used.tar").stat().st_mtime == 0
+
+
 def test_package_lists_are_sorted_and_name_each_package_once() -> None:
     for name in ("run.packages", "build.packages"):
         packages = read_packages(stacks.TEMPLATES / name)
@@ -200,4 +213,7 @@ def test_an_archive_is_a_function_of_its_layers_and_named_by_its_config(tmp_path
             "manifest.json",
             f"{layer.digest}.tar",
         ]
+    write_archive(tmp_path / "upper", "127.0.0.1:1/x:y", config, [layer], lacking=1)
+    with tarfile.open(tmp_path / "upper") as archive:
+        assert f"{layer.digest}.tar" not in archive.getnames()
     assert not {"Entrypoint", "Cmd"} & set(json.loads(config)["config"])
