@@ -23,7 +23,7 @@ __all__ = ["HOST_CACHE", "HOST_PACKAGES", "LocalPlatform"]
 
 MACHINES = Path("/var/lib/blackstart/machines")
 CACHE = Path("/var/cache/blackstart")
-PROGRAMS = ("mmdebstrap", "systemd-nspawn", "nft", "ip", "tar", "setsid", "findmnt")
+PROGRAMS = ("mmdebstrap", "systemd-nspawn", "nft", "ip", "tar", "setsid", "setpriv")
 FREE_GIGABYTES = 6
 STAGE0_HOST = 2
 FIRST_NODE_HOST = 11
