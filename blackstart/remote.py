@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,10 @@ import paramiko
 
 from blackstart.errors import HostError
 from blackstart.inventory import Host
+
+# What goes wrong is raised as HostError; paramiko would print its own tracebacks beside it.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
+logging.getLogger("paramiko").propagate = False
 
 CONNECT_SECONDS = 15.0
 COMMAND_SECONDS = 60.0

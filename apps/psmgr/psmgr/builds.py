@@ -26,6 +26,7 @@ from psmgr.desired import Desired, WantedBuild
 from psmgr.engine import Engine, EngineError, NameTaken, Node, Service, Task
 from psmgr.guard import Guards
 from psmgr.leader import Leader
+from psmgr.plan import SLUG_EXITS
 from psmgr.settings import Settings
 from psmgr.store import ObjectMissing, Store, StoreUnavailable, build_keys, cache_key, slug_key, source_key
 
@@ -168,6 +169,9 @@ class Builds:
             forwarder.start()
         if id_ in self._ending:
             self._settle(build, engine, leader)
+        elif task is not None and phase == "failed" and task.exit_code in SLUG_EXITS:
+            self._drop(id_)  # its node lacks the compiler's slug: the build did not begin, and begins elsewhere
+            engine.remove(service.id)
         elif task is not None and phase in ("complete", "failed"):
             self._ending[id_] = self._pool.submit(self._outcome, id_, service, task, engine)
         elif task is not None and (task.node_id in down or phase == "stopped"):
