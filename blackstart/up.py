@@ -152,6 +152,9 @@ def stand_up_stage0(run: Run) -> None:
         ]
         for job in concurrent.futures.as_completed(jobs):
             job.result()
+    if run.provider is not None:
+        for machine in run.provider.machines():
+            run.provider.harvest_packages(machine)
 
 
 def stage0_works(run: Run) -> bool:

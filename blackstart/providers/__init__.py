@@ -51,6 +51,10 @@ class Provider(Protocol):
         """Reboot the machine in order and wait until its SSH server answers."""
         ...
 
+    def harvest_packages(self, machine: Machine) -> int:
+        """Keep the packages that the machine downloaded for later machines; return how many are new."""
+        ...
+
     def destroy(self, machine: Machine) -> None:
         """Remove the machine and its disk."""
         ...
