@@ -127,7 +127,7 @@ def _prepare(build: Path, scratch: Path) -> None:
 
 def _fetch_source(order: Order, store: Store, build: Path, scratch: Path) -> str:
     tarball = scratch / "source.tar"
-    sha256 = store.get(order.source_url, tarball, what="the source", limit=limits.SOURCE_TARBALL)
+    sha256 = _get_source(order, store, tarball)
     if order.source_sha256 is not None and sha256 != order.source_sha256:
         raise SourceRefused(
             "source-checksum",
@@ -138,6 +138,19 @@ def _fetch_source(order: Order, store: Store, build: Path, scratch: Path) -> str
     source.unpack(tarball, build)
     tarball.unlink()
     return sha256
+
+
+def _get_source(order: Order, store: Store, tarball: Path) -> str:
+    try:
+        return store.get(order.source_url, tarball, what="the source", limit=limits.SOURCE_TARBALL)
+    except StoreFailed as failure:
+        if failure.reason != "store-not-found":
+            raise
+        raise SourceRefused(
+            "source-missing",
+            "The source is not there: nothing was uploaded to its address.",
+            fixes=("Upload the source first (PUT to the source's put_url), then start a new build.",),
+        ) from failure
 
 
 def _put_result(order: Order, store: Store, compiled: Compiled, source_sha256: str, scratch: Path) -> None:

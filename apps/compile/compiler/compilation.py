@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,10 @@ def compile_app(folders: Folders, outside: Mapping[str, str], clock: Clock) -> C
         defaults.update(buildpacks.default_processes(pack, folders, environment, clock))
     types = _process_types(folders.build, packs, defaults)
     clock.check()
-    slug = make_slug(folders.build, folders.scratch / "slug.squashfs", seconds=max(1.0, clock.left()))
+    try:
+        slug = make_slug(folders.build, folders.scratch / "slug.squashfs", seconds=max(1.0, clock.left()))
+    except subprocess.TimeoutExpired:
+        raise clock.over() from None
     output.step(f"Compiled slug is {human_size(slug.size)}")
     return Compiled(slug, types, tuple(packs))
 

@@ -232,6 +232,18 @@ def test_a_source_that_is_no_tarball_exits_2(store: FakeStore, tmp_path: Path) -
     assert (ran.returncode, " !     Reason: source-not-a-tarball\n" in ran.stdout) == (2, True)
 
 
+def test_a_source_that_was_never_uploaded_exits_2(store: FakeStore, tmp_path: Path) -> None:
+    ran = run_build(store, tmp_path)
+    assert (ran.returncode, " !     Reason: source-missing\n" in ran.stdout) == (2, True)
+
+
+def test_a_mistake_of_the_compiler_is_not_the_app_s(store: FakeStore, tarball: Make, tmp_path: Path) -> None:
+    store.objects["source"] = tarball({"Procfile": IDLE}).read_bytes()
+    ran = run_build(store, tmp_path, packs=str(tmp_path / "no-buildpacks"))
+    assert (ran.returncode, " !     Reason: build-internal-error\n" in ran.stdout) == (4, True)
+    assert "SECRET-SIGNATURE" not in ran.stdout
+
+
 def test_a_store_that_refuses_the_slug_exits_4(store: FakeStore, tarball: Make, tmp_path: Path) -> None:
     store.objects["source"] = tarball({"Procfile": IDLE}).read_bytes()
     store.failures[("PUT", "slug")] = [403]
