@@ -27,7 +27,7 @@ import pytest
 from compiler import difference, seed
 
 from apps.compile.tests.compile_fakes import FakeStore
-from blackstart.sources import checkout_root, component_source, folder_source
+from blackstart.sources import checkout_root, component_names, component_source, folder_source
 from blackstart.stacks import Stack, StackSources, ensure_stacks
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
@@ -320,6 +320,21 @@ def test_the_compiler_compiles_itself_to_the_seed_and_goes_on(site: Site, compil
     assert found is None or found.path == "", (
         found
     )  # another mksquashfs on this host packs the same files to other bytes
+
+
+@pytest.mark.parametrize("component", component_names(checkout_root()))
+def test_a_component_compiles_to_the_same_bytes_on_another_node(
+    site: Site, compiler: str, component: str, tmp_path: Path
+) -> None:
+    source = component_source(checkout_root(), component).data
+    cache: dict[str, bytes] = {}
+    one = build(site, compiler, source, cache=cache)
+    assert one.code == 0, one.output
+    other = build(site, compiler, source, cache=cache, name="another-node", TZ="Asia/Tokyo")
+    print(f"{component}: {one.result['size']} bytes; {one.seconds:.1f} s, warm {other.seconds:.1f} s")
+    (tmp_path / "one").write_bytes(one.slug)
+    (tmp_path / "other").write_bytes(other.slug)
+    assert difference.difference(tmp_path / "one", tmp_path / "other") is None
 
 
 @pytest.mark.parametrize(

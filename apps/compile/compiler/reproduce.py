@@ -47,6 +47,8 @@ def normalise(folder: Path) -> None:
                 shutil.rmtree(path)
         elif _FILES.fullmatch(name) or _is_dated_bytecode(path) or _is_special(path):
             path.unlink()
+        elif path.name == "RECORD" and path.parent.suffix == ".dist-info":
+            _forget_removed(path)
     _remove_empty_bytecode_folders(folder)
     for path in _walk(folder):
         _set_mode_and_time(path)
@@ -97,6 +99,14 @@ def _is_special(path: Path) -> bool:
     """Whether `path` is a socket, a pipe or a device: something that a build left."""
     mode = path.lstat().st_mode
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode))
+
+
+def _forget_removed(record: Path) -> None:
+    """Take uv's notes, which are removed, out of a package's RECORD: it holds their hashes."""
+    lines = record.read_text(errors="surrogateescape").splitlines(keepends=True)
+    kept = [line for line in lines if not re.search(r"/uv_(cache|build)\.json,", line)]
+    if kept != lines:
+        record.write_text("".join(kept), errors="surrogateescape")
 
 
 def _remove_empty_bytecode_folders(folder: Path) -> None:

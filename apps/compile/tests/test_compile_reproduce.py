@@ -50,6 +50,15 @@ def test_what_records_a_build_is_removed(app: Make) -> None:
     ]
 
 
+def test_a_package_s_record_does_not_keep_the_hash_of_what_is_removed(app: Make) -> None:
+    info = "lib/a-1.dist-info"
+    folder = app(
+        {f"{info}/RECORD": "a.py,sha256=1,1\na-1.dist-info/uv_cache.json,sha256=2,2\na-1.dist-info/RECORD,,\n"}
+    )
+    reproduce.normalise(folder)
+    assert (folder / info / "RECORD").read_text() == "a.py,sha256=1,1\na-1.dist-info/RECORD,,\n"
+
+
 def test_bytecode_with_a_time_goes_and_bytecode_with_a_hash_stays(app: Make) -> None:
     folder = app({"dated.py": "1", "hashed.py": "1"})
     py_compile.compile(str(folder / "dated.py"), invalidation_mode=py_compile.PycInvalidationMode.TIMESTAMP)

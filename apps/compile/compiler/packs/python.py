@@ -199,8 +199,17 @@ def _install_exported(work: Work, env: dict[str, str]) -> None:
         python = str(work.build / VENV / "bin" / "python")
         argv = ["uv", "pip", "install", "--require-hashes", "--python", python, "-r", str(exported)]
         ran = kit.run(argv, cwd=work.build, env=env)
+        if ran.code == 0 and _is_package(work.build):
+            argv = ["uv", "pip", "install", "--no-deps", "--editable", ".", "--python", python]
+            ran = kit.run(argv, cwd=work.build, env=env)
     if ran.code != 0:
         raise refusal(ran, "uv.lock")
+
+
+def _is_package(build: Path) -> bool:
+    """Whether the app itself is a package, which `uv sync` would install too."""
+    text = (build / "pyproject.toml").read_text(errors="replace")
+    return re.search(r"^\[build-system\]", text, re.M) is not None
 
 
 def _prune(work: Work, env: dict[str, str]) -> None:
