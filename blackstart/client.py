@@ -18,6 +18,7 @@ from blackstart.sources import SourceTarball
 ACCEPT = "application/vnd.heroku+json; version=3"
 CALL_SECONDS = 30.0
 UPLOAD_SECONDS = 300.0
+STORE_SECONDS = 60.0
 POLL_SECONDS = 0.3
 
 T = TypeVar("T")
@@ -95,6 +96,10 @@ class Client:
 
     def put(self, presigned: str, data: bytes) -> None:
         """Store `data` at a presigned URL that the API gave out."""
+        wait_for(lambda: self._put(presigned, data), "an upload", seconds=STORE_SECONDS)
+
+    def _put(self, presigned: str, data: bytes) -> bool:
+        """Store once. A store that starts refuses connections for some seconds."""
         url, headers, extensions = self._route(presigned)
         try:
             response = self._http.put(url, content=data, headers=headers, extensions=extensions, timeout=UPLOAD_SECONDS)
@@ -104,6 +109,7 @@ class Client:
             ) from error
         if response.status_code >= 300:
             raise refused("PUT", "to the object store", response)
+        return True
 
     def build(self, app: str, source: SourceTarball, *, version: str) -> dict[str, Any]:
         """Start a build of `source` and return it."""

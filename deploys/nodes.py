@@ -188,6 +188,8 @@ def firewall() -> None:
             "systemctl enable --quiet blackstart-firewall.service",
             "systemctl restart blackstart-firewall.service",
         ],
+        _retries=3,
+        _retry_delay=1,
         _if=[lambda: any(change.did_change() for change in changes)],
     )
     systemd.service(name="Keep the firewall loaded", service="blackstart-firewall.service", running=True, enabled=True)
