@@ -30,7 +30,7 @@ def managers() -> None:
     addresses = [node.address for node in platform().managers]
     operations.engine_managers(name="Promote the managers", addresses=addresses)
     operations.engine_labels(
-        name="Label the nodes that keep volumes, and drain stage 0",
+        name="Label the nodes that keep volumes, and keep dynos off stage 0",
         labels={f"blackstart.{app}": node.address for app, node in platform().volume_nodes.items()},
-        drained=[me().address],
+        paused=[me().address],
     )

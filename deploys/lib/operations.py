@@ -77,11 +77,11 @@ def engine_managers(addresses: list[str]) -> Commands:
 
 
 @operation()
-def engine_labels(labels: dict[str, str], drained: list[str]) -> Commands:
-    """Label members for the volumes they keep, and drain others. Run on a manager.
+def engine_labels(labels: dict[str, str], paused: list[str]) -> Commands:
+    """Label members for the volumes they keep, and give others no dyno. Run on a manager.
 
     + labels: label → address of the member that has it
-    + drained: addresses of members that run no dyno
+    + paused: addresses of members that get no dyno; a drained one could not join containers to the network either
     """
     members = _by_address(host.get_fact(EngineNodes))
     changed = False
@@ -92,12 +92,12 @@ def engine_labels(labels: dict[str, str], drained: list[str]) -> Commands:
             yield StringCommand(
                 _for_each_member([address], f'docker node update --label-add {label}=true "$id" > /dev/null')
             )
-    for address in drained:
+    for address in paused:
         member = members.get(address)
-        if member is None or member["Spec"]["Availability"] != "drain":
+        if member is None or member["Spec"]["Availability"] != "pause":
             changed = True
             yield StringCommand(
-                _for_each_member([address], 'docker node update --availability drain "$id" > /dev/null')
+                _for_each_member([address], 'docker node update --availability pause "$id" > /dev/null')
             )
     if not changed:
         host.noop("labels and availability are set already")
