@@ -29,8 +29,8 @@ def managers() -> None:
     """Make managers of the nodes that should be; say which node keeps which volume; keep dynos off stage 0."""
     addresses = [node.address for node in platform().managers]
     operations.engine_managers(name="Promote the managers", addresses=addresses)
+    volumes = {f"blackstart.{app}": node.address for app, node in platform().volume_nodes.items()}
     operations.engine_labels(
         name="Label the nodes that keep volumes, and keep dynos off stage 0",
-        labels={f"blackstart.{app}": node.address for app, node in platform().volume_nodes.items()},
-        paused=[me().address],
+        labels={**volumes, "blackstart.cordoned": me().address},
     )

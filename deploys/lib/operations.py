@@ -77,30 +77,24 @@ def engine_managers(addresses: list[str]) -> Commands:
 
 
 @operation()
-def engine_labels(labels: dict[str, str], paused: list[str]) -> Commands:
-    """Label members for the volumes they keep, and give others no dyno. Run on a manager.
+def engine_labels(labels: dict[str, str]) -> Commands:
+    """Label members of the engine. Run on a manager.
 
     + labels: label → address of the member that has it
-    + paused: addresses of members that get no dyno; a drained one could not join containers to the network either
     """
     members = _by_address(host.get_fact(EngineNodes))
-    changed = False
-    for label, address in labels.items():
-        member = members.get(address)
-        if member is None or member["Spec"].get("Labels", {}).get(label) != "true":
-            changed = True
-            yield StringCommand(
-                _for_each_member([address], f'docker node update --label-add {label}=true "$id" > /dev/null')
-            )
-    for address in paused:
-        member = members.get(address)
-        if member is None or member["Spec"]["Availability"] != "pause":
-            changed = True
-            yield StringCommand(
-                _for_each_member([address], 'docker node update --availability pause "$id" > /dev/null')
-            )
-    if not changed:
-        host.noop("labels and availability are set already")
+    missing = [
+        (label, address)
+        for label, address in labels.items()
+        if members.get(address, {}).get("Spec", {}).get("Labels", {}).get(label) != "true"
+    ]
+    if not missing:
+        host.noop("the labels are set already")
+        return
+    for label, address in missing:
+        yield StringCommand(
+            _for_each_member([address], f'docker node update --label-add {label}=true "$id" > /dev/null')
+        )
 
 
 @operation()

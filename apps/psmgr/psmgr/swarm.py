@@ -44,6 +44,11 @@ WANTED = ("running", "complete", "ready", "accepted")
 MONITOR_S = 10  # a replaced dyno that fails within it is replaced back
 EVENT_TYPES = ["service", "node"]
 
+# A cordoned node gets no dyno. Swarm's own "drain" and "pause" would also keep it from joining a container to the
+# platform's network (tried), which stage 0 does while the state moves.
+CORDONED = "blackstart.cordoned"
+NOT_CORDONED = f"node.labels.{CORDONED}!=true"
+
 
 class Swarm:
     """Docker Swarm, on a manager's socket."""
@@ -204,7 +209,7 @@ def service_body(spec: ServiceSpec) -> dict[str, Any]:
             "Reservations": {"MemoryBytes": spec.limits.reserved_memory_mb << 20},
         },
         "RestartPolicy": _restart(spec),
-        "Placement": {"Constraints": list(spec.constraints)},
+        "Placement": {"Constraints": [*spec.constraints, NOT_CORDONED]},
         "LogDriver": {"Name": "local", "Options": {"max-size": "5m", "max-file": "2"}},
     }
     if spec.network is not None:
@@ -255,7 +260,8 @@ def node_from(raw: Mapping[str, Any]) -> Node:
     address = status.get("Addr", "")
     if address in ("", "0.0.0.0"):  # noqa: S104 (what Swarm reports, not what we bind)
         address = raw.get("ManagerStatus", {}).get("Addr", "").rpartition(":")[0]
-    ready, active = status.get("State") == "ready", spec.get("Availability") == "active"
+    ready = status.get("State") == "ready"
+    active = spec.get("Availability") == "active" and spec.get("Labels", {}).get(CORDONED) != "true"
     return Node(
         id=raw["ID"],
         name=raw.get("Description", {}).get("Hostname", raw["ID"]),

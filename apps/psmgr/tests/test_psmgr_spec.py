@@ -108,7 +108,7 @@ def test_the_service_of_an_app_as_the_engine_gets_it() -> None:
                 "Reservations": {"MemoryBytes": 0},
             },
             "RestartPolicy": {"Condition": "any", "Delay": 2_000_000_000},
-            "Placement": {"Constraints": []},
+            "Placement": {"Constraints": ["node.labels.blackstart.cordoned!=true"]},
             "LogDriver": {"Name": "local", "Options": {"max-size": "5m", "max-file": "2"}},
         },
         "Mode": {"Replicated": {"Replicas": 2}},
