@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,7 +137,11 @@ def move_database(order: Order, slug: str) -> None:
     say("moving the database")
     env = {"SOURCE_DATABASE_URL": order.source_database, "TARGET_DATABASE_URL": order.target_database}
     socket = "/var/run/postgresql"
-    say(in_slug(order, slug, "bin/move-database --replace", env, seconds=MOVE_SECONDS, mounts=[f"{socket}:{socket}"]).strip())
+    say(
+        in_slug(
+            order, slug, "bin/move-database --replace", env, seconds=MOVE_SECONDS, mounts=[f"{socket}:{socket}"]
+        ).strip()
+    )
 
 
 def take_over(order: Order, slug: str) -> None:
@@ -158,7 +164,7 @@ def _put_epoch(order: Order, epoch: int) -> None:
         "    aws_secret_access_key=os.environ['TARGET_SECRET'], region_name='us-east-1', verify='/etc/blackstart/trust/ca.pem')\n"
         "key = 'epoch/%06d' % int(os.environ['EPOCH'])\n"
         "try:\n"
-        "    s3.put_object(Bucket=os.environ['TARGET_BUCKET'], Key=key, IfNoneMatch='*', Body=json.dumps({'by': 'pivot'}).encode())\n"
+        "    s3.put_object(Bucket=os.environ['TARGET_BUCKET'], Key=key, IfNoneMatch='*', Body=b'pivot')\n"
         "except ClientError as error:\n"
         "    if error.response['Error']['Code'] != 'PreconditionFailed': raise\n"
         "print(key)\n"
@@ -169,13 +175,18 @@ def _put_epoch(order: Order, epoch: int) -> None:
 
 def target_stage(order: Order, slug: str) -> str | None:
     """Return the stage in the platform's own database, None while it has no tables."""
-    sql = "SELECT stage FROM platform WHERE to_regclass('platform') IS NOT NULL"
-    exists = _target_sql(order, slug, "SELECT coalesce(to_regclass('platform')::text, '')").strip()
-    return _target_sql(order, slug, sql).strip() or None if exists else None
+    # One statement: psql would resolve the table's name before to_regclass could say that there is none.
+    query = "SELECT stage FROM platform"
+    sql = f"SELECT query_to_xml('{query}', true, true, '')::text WHERE to_regclass('platform') IS NOT NULL"
+    found = re.search(r"<stage>([a-z0-9-]+)</stage>", _target_sql(order, slug, sql))
+    return None if found is None else found.group(1)
 
 
 def _target_sql(order: Order, slug: str, sql: str) -> str:
-    command = 'psql --no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=1 --command "$SQL" "$TARGET_DATABASE_URL"'
+    """Run one statement on the platform's own database; the program is PostgreSQL's, not Debian's wrapper of it."""
+    program = '"$(echo "$HOME"/.apt/usr/lib/postgresql/*/bin/psql)"'
+    flags = "--no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=1"
+    command = f'{program} {flags} --command "$SQL" "$TARGET_DATABASE_URL"'
     return in_slug(order, slug, command, {"SQL": sql, "TARGET_DATABASE_URL": order.target_database})
 
 
@@ -294,9 +305,12 @@ def run(
     return done.stdout
 
 
+STARTED = time.monotonic()
+
+
 def say(text: str) -> None:
-    """Print one line of progress."""
-    print(f"-----> {text}", flush=True)
+    """Print one line of progress with the seconds since the start."""
+    print(f"-----> {time.monotonic() - STARTED:6.1f}s {text}", flush=True)
 
 
 def main(arguments: list[str]) -> int:

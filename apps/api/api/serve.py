@@ -41,6 +41,7 @@ def options(env: Mapping[str, str], port: int) -> dict[str, Any]:
     return {
         "host": env.get("HOST", "0.0.0.0"),  # noqa: S104 - a dyno's port; only routers reach it
         "port": port,
+        "workers": 1,  # not $WEB_CONCURRENCY, which the buildpack sets: the formation says how many there are
         "access_log": False,
         "log_level": "warning",
         "server_header": False,

@@ -136,7 +136,10 @@ class Reconciler:
                     port = task.ports.get(spec.WEB_PORT)
                     if port is not None and addresses.get(task.node_id):
                         targets.append((task.id, (addresses[task.node_id], port)))
-                    targets.extend((task.id, (address, spec.WEB_PORT)) for address in task.addresses)
+                    if (
+                        self._settings.role == "app"
+                    ):  # stage 0 is not on the platform's network; who answers there is not us
+                        targets.extend((task.id, (address, spec.WEB_PORT)) for address in task.addresses)
         answered = health.answering(targets, PROBE_S) if targets else frozenset()
         found = (known & frozenset(running)) | answered
         if self._healthy is not None or self._board.known or answered:
