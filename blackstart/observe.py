@@ -62,37 +62,54 @@ def answering_client(platform: Platform) -> Client:
 
 @dataclass(frozen=True)
 class EngineSnapshot:
-    """Every running service, task and container: `{kind: {id: start time}}`. Equal snapshots: nothing was re-created."""
+    """Every lasting service, running task and container: `{id: when it began}`. Equal ones: nothing was re-created."""
 
     services: dict[str, str]
     tasks: dict[str, str]
+    containers: dict[str, str]
 
     def lost(self, later: EngineSnapshot) -> list[str]:
         """Return what this snapshot has and `later` lacks or has with another start."""
         gone = [f"service {key}" for key, value in self.services.items() if later.services.get(key) != value]
-        return gone + [f"task {key}" for key, value in self.tasks.items() if later.tasks.get(key) != value]
+        gone += [f"task {key}" for key, value in self.tasks.items() if later.tasks.get(key) != value]
+        return gone + [
+            f"container {key}" for key, value in self.containers.items() if later.containers.get(key) != value
+        ]
 
 
-def engine_snapshot(manager: Host) -> EngineSnapshot:
-    """Return the engine's services and running tasks with their containers, as `manager` knows them."""
-    with connected(manager) as remote:
+def engine_snapshot(nodes: tuple[Host, ...]) -> EngineSnapshot:
+    """Return the engine's lasting services and tasks as the first node (a manager) knows them, and each node's containers.
+
+    A task's own time stamp is not looked at: the engine renews it whenever another of its managers leads.
+    """
+    with connected(nodes[0]) as remote:
         services = remote.check(["docker", "service", "ls", "-q"]).split()
         if not services:
-            return EngineSnapshot({}, {})
+            return EngineSnapshot({}, {}, {})
         described = json.loads(remote.check(["docker", "service", "inspect", *services]))
-        listed = remote.check(
-            ["docker", "service", "ps", "-q", "--no-trunc", "--filter", "desired-state=running", *services]
-        ).split()
+        filters = ["--filter", "desired-state=running"]
+        listed = remote.check(["docker", "service", "ps", "-q", "--no-trunc", *filters, *services]).split()
         tasks = json.loads(remote.check(["docker", "inspect", "--type", "task", *listed])) if listed else []
-    lasting = [service for service in described if not {"ReplicatedJob", "GlobalJob"} & set(service["Spec"]["Mode"])]
+    lasting = [each for each in described if not {"ReplicatedJob", "GlobalJob"} & set(each["Spec"]["Mode"])]
+    ids = {each["ID"] for each in lasting}
+    running = [task for task in tasks if task["Status"]["State"] == "running" and task["ServiceID"] in ids]
+    containers = {task["Status"]["ContainerStatus"]["ContainerID"] for task in running}
+    started = {key: value for node in nodes for key, value in _containers(node).items() if key in containers}
     return EngineSnapshot(
-        services={service["Spec"]["Name"]: f"{service['ID']} {service['CreatedAt']}" for service in lasting},
+        services={each["Spec"]["Name"]: f"{each['ID']} {each['CreatedAt']}" for each in lasting},
         tasks={
-            task["ID"]: f"{task['Status'].get('ContainerStatus', {}).get('ContainerID')} {task['Status']['Timestamp']}"
-            for task in tasks
-            if task["Status"]["State"] == "running" and task["ServiceID"] in {service["ID"] for service in lasting}
+            task["ID"]: f"{task['Status']['ContainerStatus']['ContainerID']} {task['CreatedAt']}" for task in running
         },
+        containers=started,
     )
+
+
+def _containers(node: Host) -> dict[str, str]:
+    """Return the node's running containers and when each started."""
+    with connected(node) as remote:
+        ids = remote.check(["docker", "ps", "-q", "--no-trunc"]).split()
+        lines = remote.check(["docker", "inspect", "--format", "{{.Id}} {{.State.StartedAt}}", *ids]) if ids else ""
+    return dict(line.split() for line in lines.splitlines() if line)
 
 
 def engine_managers(node: Host) -> list[str]:

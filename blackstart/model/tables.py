@@ -173,7 +173,8 @@ class Dyno(Identified, Base):
     """A dyno as `psmgr` last saw it, and the wish for a one-off.
 
     `state` is `starting`, `up`, `crashed`, `down`, or for a one-off also `pending` (asked for), `complete`, `failed`.
-    `task` is the engine's task id. One-offs carry their command and sealed environment; a `stop_requested` one is stopped.
+    `task` is the engine's task id; `port` is where a routed dyno listens on its node: the engine forgets it when another
+    of its managers leads (tried), so it is kept here. One-offs carry their command and sealed environment; a `stop_requested` one is stopped.
     """
 
     __tablename__ = "dynos"
@@ -189,6 +190,7 @@ class Dyno(Identified, Base):
     state: Mapped[str] = mapped_column(String(16))
     node: Mapped[str | None] = mapped_column(String(64))
     task: Mapped[str | None] = mapped_column(String(64))
+    port: Mapped[int | None] = mapped_column(Integer)
     exit_code: Mapped[int | None] = mapped_column(Integer)
     output: Mapped[str] = mapped_column(Text, default="")
     stop_requested: Mapped[bool] = mapped_column(Boolean, default=False)

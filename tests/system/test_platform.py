@@ -176,16 +176,17 @@ def test_the_pivot_re_created_nothing(it):
     assert pivot["lost"] == []
     assert len(pivot["before"]["services"]) >= 6
     assert len(pivot["before"]["tasks"]) >= 9
+    assert len(pivot["before"]["containers"]) >= 9
 
 
 def test_a_second_up_changes_nothing(it):
-    node = it.platform.inventory.nodes[0]
-    before = observe.engine_snapshot(node)
+    nodes = it.platform.inventory.nodes
+    before = observe.engine_snapshot(nodes)
     done = it.bootstrap("up", "--platform", NAME)
     assert done.returncode == 0, done.stderr
     assert "is so already" in done.stderr
     assert "done (" not in done.stderr
-    assert observe.engine_snapshot(node) == before
+    assert observe.engine_snapshot(nodes) == before
 
 
 def test_the_nodes_deploy_changes_nothing_a_second_time(it):

@@ -50,6 +50,7 @@ class Reconciler:
         self._builds = Builds(settings, store, client, self._sealer, self._guards)
         self._one_offs = OneOffs(settings, self._sealer, self._guards)
         self._observer = observe.Observer()
+        self._ports = observe.Ports()
         self._healthy: frozenset[str] | None = None
         self._begun: dict[uuid.UUID, float] = {}
         self._network_checked = 0.0
@@ -71,7 +72,9 @@ class Reconciler:
         self._tell_broken(desired)
         nodes = tuple(engine.nodes())
         self._ensure_network(engine)
-        services = tuple(engine.services(self._settings.platform))
+        found = engine.services(self._settings.platform)
+        with leader.session() as session:
+            services = self._ports.complete(found, session)
         self._fetcher.observe(services, nodes, engine)
         self._board.read(nodes)
         healthy = self._probe(services, nodes, desired)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
@@ -30,6 +30,7 @@ class Seen:
     state: str
     node: str | None
     task: str | None
+    port: int | None = None
 
 
 def seen_dynos(app: WantedApp, services: Iterable[Service], facts: Facts) -> list[Seen]:
@@ -59,6 +60,7 @@ def seen_dynos(app: WantedApp, services: Iterable[Service], facts: Facts) -> lis
                 state=dyno_state(task, process.routed, facts),
                 node=names.get(task.node_id),
                 task=task.id,
+                port=task.ports.get(spec.WEB_PORT),
             )
     return list(seen.values())
 
@@ -78,6 +80,29 @@ def dyno_state(task: Task, routed: bool, facts: Facts) -> str:
     if task.phase == "starting":
         return "starting"
     return "crashed" if task.phase == "failed" else "down"
+
+
+class Ports:
+    """Where routed dynos listen. The engine says it once, and forgets it when another of its managers leads (tried)."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, int] | None = None
+
+    def complete(self, services: Iterable[Service], session: Session) -> tuple[Service, ...]:
+        """Return `services` with the ports that the engine forgot, from memory or from the database."""
+        if self._known is None:
+            rows = session.execute(select(Dyno.task, Dyno.port).where(Dyno.task.is_not(None), Dyno.port.is_not(None)))
+            self._known = {task: port for task, port in rows if task is not None and port is not None}
+        completed = tuple(replace(each, tasks=tuple(self._task(task) for task in each.tasks)) for each in services)
+        there = {task.id: task.ports.get(spec.WEB_PORT) for service in completed for task in service.tasks}
+        self._known = {id_: port for id_, port in there.items() if port is not None}
+        return completed
+
+    def _task(self, task: Task) -> Task:
+        known = (self._known or {}).get(task.id)
+        if known is None or task.phase != "running" or spec.WEB_PORT in task.ports:
+            return task
+        return replace(task, ports={**task.ports, spec.WEB_PORT: known})
 
 
 class Observer:
@@ -110,6 +135,7 @@ class Observer:
                 "state": dyno.state,
                 "node": dyno.node,
                 "task": dyno.task,
+                "port": dyno.port,
             }
             for field, value in changes.items():
                 if getattr(row, field) != value:

@@ -191,6 +191,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("node", sa.String(length=64), nullable=True),
         sa.Column("task", sa.String(length=64), nullable=True),
+        sa.Column("port", sa.Integer(), nullable=True),
         sa.Column("exit_code", sa.Integer(), nullable=True),
         sa.Column("output", sa.Text(), nullable=False),
         sa.Column("stop_requested", sa.Boolean(), nullable=False),
