@@ -64,8 +64,8 @@ class Remote:
 
 
 @contextlib.contextmanager
-def connected(host: Host) -> Iterator[Remote]:
-    """Open a connection to `host` with the SSH data that pyinfra uses too. Raises HostError."""
+def connected(host: Host, *, seconds: float = CONNECT_SECONDS) -> Iterator[Remote]:
+    """Open a connection to `host` within `seconds`, with the SSH data that pyinfra uses too. Raises HostError."""
     client = paramiko.SSHClient()
     known_hosts = host.ssh.get("ssh_known_hosts_file")
     if known_hosts is not None:
@@ -81,9 +81,9 @@ def connected(host: Host) -> Iterator[Remote]:
             port=int(host.ssh.get("ssh_port", 22)),
             username=str(host.ssh.get("ssh_user", "root")),
             key_filename=_key(host),
-            timeout=CONNECT_SECONDS,
-            banner_timeout=CONNECT_SECONDS,
-            auth_timeout=CONNECT_SECONDS,
+            timeout=seconds,
+            banner_timeout=seconds,
+            auth_timeout=seconds,
             allow_agent=host.ssh.get("ssh_key") is None,
             look_for_keys=host.ssh.get("ssh_key") is None,
         )

@@ -6,13 +6,19 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from blackstart import observe
 from blackstart.client import Client
 from blackstart.errors import BlackstartError
 from blackstart.platform import Platform
 from blackstart.remote import connected
+
+
+COLUMNS = ("component", "version", "slug", "dyno", "state", "node")
+TABLE_WIDTH = 110
+LOOK_SECONDS = 3.0
+"""Stage 0 is mostly gone, so a look at it must not keep the operator waiting."""
 
 
 def platform_status(platform: Platform) -> dict[str, Any]:
@@ -63,7 +69,7 @@ def _stage0(platform: Platform) -> dict[str, str] | None:
     """Return the stage-0 machine when it answers over SSH and still has stage 0 on it."""
     host = platform.inventory.stage0
     try:
-        with connected(host) as remote:
+        with connected(host, seconds=LOOK_SECONDS) as remote:
             there = remote.run(["test", "-d", "/etc/blackstart/stage0"]).code == 0
     except BlackstartError:
         return None
@@ -72,7 +78,7 @@ def _stage0(platform: Platform) -> dict[str, str] | None:
 
 def print_status(status: dict[str, Any]) -> None:
     """Print the status for people."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     console.print(f"stage  [bold]{status['stage']}[/bold]   domain  {status['domain']}   api  {status['api']}")
     for node in status["nodes"]:
         console.print(f"  {node['name']:24} {node['address']:16} {node['state']}")
@@ -85,6 +91,6 @@ def print_status(status: dict[str, Any]) -> None:
             first = (component["app"], f"v{component['version']}", slug) if place == 0 else ("", "", "")
             table.add_row(*first, process["name"], process["state"], process["node"] or "-")
     if status["components"]:
-        console.print(table)
+        console.print(table, width=max(console.width, TABLE_WIDTH))
     for problem in status["problems"]:
         console.print(f"[yellow]![/yellow] {escape(problem)}")
