@@ -14,7 +14,6 @@ from blackstart.errors import BlackstartError
 from blackstart.platform import Platform
 from blackstart.remote import connected
 
-
 COLUMNS = ("component", "version", "slug", "dyno", "state", "node")
 TABLE_WIDTH = 110
 LOOK_SECONDS = 3.0
@@ -82,9 +81,7 @@ def print_status(status: dict[str, Any]) -> None:
     console.print(f"stage  [bold]{status['stage']}[/bold]   domain  {status['domain']}   api  {status['api']}")
     for node in status["nodes"]:
         console.print(f"  {node['name']:24} {node['address']:16} {node['state']}")
-    table = Table(
-        "component", "version", "slug", "dyno", "state", "node", box=None, pad_edge=False, padding=(0, 2, 0, 2)
-    )
+    table = Table(*(Column(title, no_wrap=True) for title in COLUMNS), box=None, pad_edge=False, padding=(0, 2, 0, 2))
     for component in status["components"]:
         slug = (component["slug"] or "")[:12]
         for place, process in enumerate(component["processes"] or [{"name": "-", "state": "-", "node": "-"}]):
