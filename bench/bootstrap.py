@@ -106,7 +106,8 @@ def measured_floor(name: str, subnet: str) -> dict[str, float]:
 
 def _install_engine(remote: Remote) -> None:
     remote.check(
-        ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-qq", "-y", "docker.io", "docker-cli"], seconds=600
+        ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-qq", "-y", "docker.io", "docker-cli"],
+        seconds=600,
     )
     cgroups = "for c in /sys/fs/cgroup/*/; do mount -o remount,rw,bind $c || true; done; systemctl restart docker"
     remote.check(["sh", "-c", cgroups], seconds=120)
@@ -147,7 +148,9 @@ def timeline(steps: list[dict], floor: dict[str, float]) -> str:
             width = 920 * step["seconds"] / longest
             colour = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#9d755d")[number % 5]
             label = f"{step['name']} {step['seconds']:.0f} s"
-            out.append(f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="26" fill="{colour}"><title>{label}</title></rect>')
+            out.append(
+                f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="26" fill="{colour}"><title>{label}</title></rect>'
+            )
             if width > 7 * len(label):
                 out.append(f'<text x="{x + 4:.1f}" y="{y + 17}" fill="white">{label}</text>')
             x += width

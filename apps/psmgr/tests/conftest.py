@@ -56,7 +56,7 @@ def free_port() -> int:
 def postgres_bin() -> Path:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not found:
-        pytest.skip("PostgreSQL is not installed")
+        pytest.fail("PostgreSQL is not installed: run `python3 bootstrap.py test`, which installs it")
     return found[-1].parent
 
 
@@ -100,7 +100,7 @@ def redis_url() -> Iterator[str]:
     """A Redis without files."""
     program = shutil.which("redis-server")
     if program is None:
-        pytest.skip("redis-server is not installed")
+        pytest.fail("redis-server is not installed: run `python3 bootstrap.py test`, which installs it")
     port = free_port()
     server = subprocess.Popen([program, "--port", str(port), "--save", "", "--bind", "127.0.0.1"], stdout=-3)
     client = bus.connect(f"redis://127.0.0.1:{port}/0")
