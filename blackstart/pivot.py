@@ -15,13 +15,15 @@ A failure before 4 gives stage 0 its control plane back.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,11 @@ SLUGS = Path("/var/lib/blackstart/slugs")
 SERVICES = ("psmgr", "api", "objects")
 MOVE_SECONDS = 3600
 COMMAND_SECONDS = 120
+READY = "/tmp/ready"  # noqa: S108 - in the container
+DYNO_USER = "10000"
+
+Program = Callable[[str, dict[str, str], int], str]
+"""Runs a shell command with variables and a deadline in seconds; returns what it printed."""
 
 
 @dataclass(frozen=True)
@@ -96,16 +103,29 @@ def _move(order: Order) -> None:
     slugs = _component_slugs(order)
     for sha in slugs.values():
         _fetch_slug(order.source_store, order.ca, sha)
-    if target_stage(order, slugs["postgres"]) != "self-hosted":
-        stop_writers()
-        try:
-            copy_objects(order, slugs["objects"])
-            move_database(order, slugs["postgres"])
-        except BaseException:
-            give_back()
-            raise
-        take_over(order, slugs["postgres"])
+    say("the programs that move are here")
+    socket = "/var/run/postgresql"
+    with (
+        in_slug(order, slugs["postgres"], mounts=(f"{socket}:{socket}",)) as postgres,
+        in_slug(order, slugs["objects"]) as objects,
+    ):
+        if target_stage(order, postgres) != "self-hosted":
+            stop_writers()
+            try:
+                _copy(order, postgres, objects)
+            except BaseException:
+                give_back()
+                raise
+            take_over(order, postgres, objects)
     set_local_stage("moved")
+
+
+def _copy(order: Order, postgres: Program, objects: Program) -> None:
+    """Move both stores at the same time: neither looks at the other."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        moves = (pool.submit(copy_objects, order, objects), pool.submit(move_database, order, postgres))
+        for move in moves:
+            move.result()
 
 
 def stop_writers() -> None:
@@ -122,72 +142,47 @@ def give_back() -> None:
     run(["systemctl", "start", "blackstart-psmgr.service"])
 
 
-def copy_objects(order: Order, slug: str) -> None:
+def copy_objects(order: Order, objects: Program) -> None:
     """Copy sources, slugs and caches, each checked by sha256 on both sides."""
     say("moving slugs and sources")
     env = {**order.source_store.env("SOURCE"), **order.target_store.env("TARGET")}
-    say(in_slug(order, slug, "bin/copy-bucket", env, seconds=MOVE_SECONDS).strip())
+    say(objects("bin/copy-bucket", env, MOVE_SECONDS).strip())
 
 
-def move_database(order: Order, slug: str) -> None:
+def move_database(order: Order, postgres: Program) -> None:
     """Move the database in one transaction, every error fatal, and compare both sides.
 
     What an earlier, failed try left in the target may go: nobody writes there before it says `self-hosted`.
     """
     say("moving the database")
     env = {"SOURCE_DATABASE_URL": order.source_database, "TARGET_DATABASE_URL": order.target_database}
-    socket = "/var/run/postgresql"
-    say(
-        in_slug(
-            order, slug, "bin/move-database --replace", env, seconds=MOVE_SECONDS, mounts=[f"{socket}:{socket}"]
-        ).strip()
-    )
+    say(postgres("bin/move-database --replace", env, MOVE_SECONDS).strip())
 
 
-def take_over(order: Order, slug: str) -> None:
+def take_over(order: Order, postgres: Program, objects: Program) -> None:
     """Write the epoch once, then let the platform's own control plane act."""
     say("handing over to the platform's own control plane")
-    _put_epoch(order, 1)
-    sql = "UPDATE platform SET stage = 'self-hosted', epoch = 1 WHERE stage = 'moving'"
-    _target_sql(order, slug, sql)
-    if target_stage(order, slug) != "self-hosted":
+    say(objects("bin/put-epoch 1", order.target_store.env("TARGET"), COMMAND_SECONDS).strip())
+    target_sql(order, postgres, "UPDATE platform SET stage = 'self-hosted', epoch = 1 WHERE stage = 'moving'")
+    if target_stage(order, postgres) != "self-hosted":
         raise ProofError("the new database does not say self-hosted after the hand-over", fix="run this again")
 
 
-def _put_epoch(order: Order, epoch: int) -> None:
-    """Put the epoch marker unless it is there: the store refuses a second writer. Read through the platform's network."""
-    env = {**order.target_store.env("TARGET"), "EPOCH": str(epoch)}
-    code = (
-        "import boto3, json, os\n"
-        "from botocore.exceptions import ClientError\n"
-        "s3 = boto3.client('s3', endpoint_url=os.environ['TARGET_URL'], aws_access_key_id=os.environ['TARGET_KEY'],\n"
-        "    aws_secret_access_key=os.environ['TARGET_SECRET'], region_name='us-east-1', verify='/etc/blackstart/trust/ca.pem')\n"
-        "key = 'epoch/%06d' % int(os.environ['EPOCH'])\n"
-        "try:\n"
-        "    s3.put_object(Bucket=os.environ['TARGET_BUCKET'], Key=key, IfNoneMatch='*', Body=b'pivot')\n"
-        "except ClientError as error:\n"
-        "    if error.response['Error']['Code'] != 'PreconditionFailed': raise\n"
-        "print(key)\n"
-    )
-    slug = _component_slugs(order)["objects"]
-    in_slug(order, slug, 'python -c "$CODE"', {**env, "CODE": code})
-
-
-def target_stage(order: Order, slug: str) -> str | None:
+def target_stage(order: Order, postgres: Program) -> str | None:
     """Return the stage in the platform's own database, None while it has no tables."""
     # One statement: psql would resolve the table's name before to_regclass could say that there is none.
     query = "SELECT stage FROM platform"
     sql = f"SELECT query_to_xml('{query}', true, true, '')::text WHERE to_regclass('platform') IS NOT NULL"
-    found = re.search(r"<stage>([a-z0-9-]+)</stage>", _target_sql(order, slug, sql))
+    found = re.search(r"<stage>([a-z0-9-]+)</stage>", target_sql(order, postgres, sql))
     return None if found is None else found.group(1)
 
 
-def _target_sql(order: Order, slug: str, sql: str) -> str:
+def target_sql(order: Order, postgres: Program, sql: str) -> str:
     """Run one statement on the platform's own database; the program is PostgreSQL's, not Debian's wrapper of it."""
     program = '"$(echo "$HOME"/.apt/usr/lib/postgresql/*/bin/psql)"'
     flags = "--no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=1"
     command = f'{program} {flags} --command "$SQL" "$TARGET_DATABASE_URL"'
-    return in_slug(order, slug, command, {"SQL": sql, "TARGET_DATABASE_URL": order.target_database})
+    return postgres(command, {"SQL": sql, "TARGET_DATABASE_URL": order.target_database}, COMMAND_SECONDS)
 
 
 def local_stage() -> str:
@@ -257,34 +252,36 @@ def _fetch_slug(store: Store, ca: Path, sha: str) -> None:
     os.replace(partial, path)
 
 
-def in_slug(
-    order: Order,
-    slug: str,
-    command: str,
-    env: dict[str, str],
-    *,
-    seconds: int = COMMAND_SECONDS,
-    mounts: list[str] | None = None,
-) -> str:
-    """Run a command of a component's slug in a container on the platform's network, and return what it printed."""
-    flags = ["--volume", f"{SLUGS}:/slugs:ro", "--volume", f"{TRUST}:{TRUST}:ro"]
-    for mount in mounts or []:
-        flags += ["--volume", mount]
-    with tempfile.TemporaryDirectory() as folder:
-        names = []
-        for name in env:
-            names += ["--env", name]
-        # The values travel in the client's environment: neither a process list nor a file shows them.
-        settings = {**env, "BLACKSTART_SLUG": slug, "SSL_CERT_FILE": f"{TRUST}/ca-bundle.pem"}
-        argv = ["docker", "run", "--rm", "--pull", "never", "--network", order.network, *flags, *names]
-        argv += ["--env", "BLACKSTART_SLUG", "--env", "SSL_CERT_FILE"]
-        argv += [order.stack, "tini", "-g", "--", "/usr/lib/blackstart/dyno", "start", command]
-        return run(argv, env=settings, cwd=folder, seconds=seconds)
+@contextlib.contextmanager
+def in_slug(order: Order, slug: str, *, mounts: tuple[str, ...] = ()) -> Iterator[Program]:
+    """Start a container of a component's slug on the platform's network; yield what runs commands in it, unprivileged."""
+    volumes = (f"{SLUGS}:/slugs:ro", f"{TRUST}:{TRUST}:ro", *mounts)
+    flags = [flag for volume in volumes for flag in ("--volume", volume)]
+    settings = {"BLACKSTART_SLUG": slug, "SSL_CERT_FILE": f"{TRUST}/ca-bundle.pem"}
+    started = f"touch {READY} && exec sleep {MOVE_SECONDS}"
+    argv = ["docker", "run", "--detach", "--rm", "--pull", "never", "--network", order.network, *flags]
+    argv += [*_names(settings), order.stack, "tini", "-g", "--", "/usr/lib/blackstart/dyno", "start", started]
+    container = run(argv, env=settings).strip()
+
+    def program(command: str, env: dict[str, str], seconds: int) -> str:
+        inside = 'for file in .profile.d/*.sh; do . "./$file"; done; exec bash -c "$1"'
+        into = ["docker", "exec", "--user", DYNO_USER, "--workdir", "/app", "--env", "HOME=/app", *_names(env)]
+        return run([*into, container, "bash", "-c", inside, "dyno", command], env=env, seconds=seconds)
+
+    try:
+        wait = f"for try in $(seq 600); do test -e {READY} && exit 0; sleep 0.1; done; exit 1"
+        run(["docker", "exec", container, "sh", "-c", wait])
+        yield program
+    finally:
+        run(["docker", "rm", "--force", container])
 
 
-def run(
-    argv: list[str], *, env: dict[str, str] | None = None, cwd: str | None = None, seconds: int = COMMAND_SECONDS
-) -> str:
+def _names(env: dict[str, str]) -> list[str]:
+    """Return flags that pass variables by name: the values travel in the client's environment, in no process list."""
+    return [flag for name in env for flag in ("--env", name)]
+
+
+def run(argv: list[str], *, env: dict[str, str] | None = None, seconds: int = COMMAND_SECONDS) -> str:
     """Run a program and return what it printed. Raises BlackstartError with its errors."""
     try:
         done = subprocess.run(
@@ -293,7 +290,6 @@ def run(
             capture_output=True,
             text=True,
             timeout=seconds,
-            cwd=cwd,
             env={**os.environ, **(env or {})},
         )
     except subprocess.TimeoutExpired as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import uuid
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import (
     BigInteger,
@@ -33,7 +33,7 @@ def now() -> datetime.datetime:
 class Base(DeclarativeBase):
     """The base of all tables."""
 
-    type_annotation_map = {
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
         # Without none_as_null, None is stored as JSON's null, which `IS NULL` does not find.
         dict[str, Any]: JSONB(none_as_null=True),
         dict[str, str]: JSONB,
@@ -173,8 +173,8 @@ class Dyno(Identified, Base):
     """A dyno as `psmgr` last saw it, and the wish for a one-off.
 
     `state` is `starting`, `up`, `crashed`, `down`, or for a one-off also `pending` (asked for), `complete`, `failed`.
-    `task` is the engine's task id; `port` is where a routed dyno listens on its node: the engine forgets it when another
-    of its managers leads (tried), so it is kept here. One-offs carry their command and sealed environment; a `stop_requested` one is stopped.
+    `task` is the engine's task id; `port` is where a routed dyno listens on its node: the engine forgets it
+    when another of its managers leads (tried), so it is kept here. One-offs carry their command and sealed environment; a `stop_requested` one is stopped.
     """
 
     __tablename__ = "dynos"

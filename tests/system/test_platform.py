@@ -119,8 +119,12 @@ class UnderTest:
 
 @pytest.fixture(scope="module")
 def it(tmp_path_factory):
-    """The platform, brought up from nothing by the operator's command, and removed at the end."""
-    root = tmp_path_factory.mktemp("state")
+    """The platform, brought up from nothing by the operator's command, and removed at the end.
+
+    While you work on a test: $BLACKSTART_TEST_STATE names a state folder to use and keep, with the platform in it.
+    """
+    kept = os.environ.get("BLACKSTART_TEST_STATE")
+    root = tmp_path_factory.mktemp("state") if kept is None else Path(kept)
     environment = {**os.environ, "BLACKSTART_STATE": str(root), "BLACKSTART_PLATFORM": NAME}
     os.environ.update({"BLACKSTART_STATE": str(root), "BLACKSTART_PLATFORM": NAME})
     argv = [sys.executable, "-m", "blackstart", "up", "--platform", NAME, "--subnet", SUBNET, "--json"]
@@ -134,7 +138,8 @@ def it(tmp_path_factory):
         with observe.answering_client(platform) as client:
             yield UnderTest(platform, environment, json.loads(done.stdout), client)
     finally:
-        local_platform(state).down()
+        if kept is None:
+            local_platform(state).down()
 
 
 # --- after `up` ------------------------------------------------------------------------------------------------------
@@ -246,7 +251,7 @@ def test_scaling_rollback_and_a_killed_dyno(it):
     it.wait_dynos("shop", 1)
 
     version = it.client.call("GET", "/apps/shop/releases")[-1]["version"]
-    it.client.call("PATCH", "/apps/shop/config-vars", {"GREETING": "salut"})
+    it.client.call("PATCH", "/apps/shop/config-vars", {"RELEASE": "salut"})
     _settled(it, "shop")
     assert "salut" in it.get("shop").text
     it.client.call("POST", "/apps/shop/releases", {"release": str(version)})
@@ -354,7 +359,7 @@ def test_no_request_fails_during_20_deploys(it):
             if number % 5 == 0:
                 it.deploy("steady", FIXTURES / "flask")
             else:
-                it.client.call("PATCH", "/apps/steady/config-vars", {"GREETING": f"number {number}"})
+                it.client.call("PATCH", "/apps/steady/config-vars", {"RELEASE": f"number {number}"})
                 _settled(it, "steady")
     assert set(load.answers) == {"200"}, load.answers
     assert load.answers["200"] > 500

@@ -104,6 +104,16 @@ class Bucket:
         body.seek(0)
         self._client.upload_fileobj(body, self.name, key)
 
+    def put_once(self, key: str, body: bytes) -> bool:
+        """Write `key` unless it exists; return whether this call wrote it."""
+        try:
+            self._client.put_object(Bucket=self.name, Key=key, Body=body, IfNoneMatch="*")
+        except ClientError as error:
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] == 412:
+                return False
+            raise
+        return True
+
 
 def main() -> int:
     """Parse the command line and copy."""
