@@ -174,7 +174,8 @@ class Dyno(Identified, Base):
 
     `state` is `starting`, `up`, `crashed`, `down`, or for a one-off also `pending` (asked for), `complete`, `failed`.
     `task` is the engine's task id; `port` is where a routed dyno listens on its node: the engine forgets it
-    when another of its managers leads (tried), so it is kept here. One-offs carry their command and sealed environment; a `stop_requested` one is stopped.
+    when another of its managers leads (tried), so it is kept here.
+    One-offs carry their command and sealed environment; a `stop_requested` one is stopped.
     """
 
     __tablename__ = "dynos"
