@@ -262,6 +262,7 @@ def _firewall_data() -> dict[str, object]:
         "members": nodes if gone and in_runtime() else [stage0, *nodes],
         "nodes": nodes,
         "banned": [stage0] if gone and in_runtime() else [],
+        "inside": [str(me().settings.engine_address_pool), str(me().settings.dyno_network)],
         "dyno_may_reach": reachable,
         "local_tcp": [80, 443, *own],
         "member_tcp": [*ENGINE_TCP, BUS_PORT, *own],

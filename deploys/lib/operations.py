@@ -204,7 +204,8 @@ def _until_reachable(addresses: list[str]) -> str:
     checks = " && ".join(
         f"echo \"$managers\" | grep -qE '^{address}:[0-9]+ reachable$'".replace(".", "\\.") for address in addresses
     )
-    show = "docker node ls -q | xargs docker node inspect --format '{{if .ManagerStatus}}{{.ManagerStatus.Addr}} {{.ManagerStatus.Reachability}}{{end}}'"
+    form = "{{if .ManagerStatus}}{{.ManagerStatus.Addr}} {{.ManagerStatus.Reachability}}{{end}}"
+    show = f"docker node ls -q | xargs docker node inspect --format '{form}'"
     return (
         f"for try in $(seq {WAIT_SECONDS * 2}); do managers=$({show}); if {checks}; then exit 0; fi; sleep 0.5; done; "
         f"echo 'not every manager became reachable within {WAIT_SECONDS} s:' >&2; echo \"$managers\" >&2; exit 1"
@@ -235,7 +236,8 @@ def engine_demoted(address: str) -> Commands:
         return
     yield StringCommand(_for_each_member([address], 'docker node demote "$id" > /dev/null'))
     yield StringCommand(
-        "for try in $(seq 120); do test \"$(docker info --format '{{.Swarm.ControlAvailable}}')\" = false && exit 0; sleep 0.5; done; exit 1"
+        "for try in $(seq 120); do test \"$(docker info --format '{{.Swarm.ControlAvailable}}')\" = false && exit 0; "
+        "sleep 0.5; done; exit 1"
     )
 
 

@@ -63,6 +63,13 @@ class UnderTest:
         address = self.platform.node_addresses[node]
         return httpx.get(f"http://{address}{path}", headers={"Host": host}, timeout=seconds, trust_env=False)
 
+    def serves(self, app: str, *, node: int = 0) -> bool | None:
+        """Return True when the router of a node has an answer 200 for an app, else None: for `wait_for`."""
+        try:
+            return True if self.get(app, node=node).status_code == 200 else None
+        except httpx.HTTPError:
+            return None
+
     def deploy(self, app: str, folder: Path) -> dict:
         """Build and release a folder; return the release."""
         if self.client.maybe(f"/apps/{app}") is None:
@@ -258,14 +265,14 @@ def test_scaling_rollback_and_a_killed_dyno(it):
     _settled(it, "shop")
     assert "salut" not in it.get("shop").text
 
-    killed = it.up_dynos("shop")[0]
+    killed = it.wait_dynos("shop", 1)[0]
     _kill_container(it, "shop")
     wait_for(
         lambda: True if it.up_dynos("shop") and it.up_dynos("shop")[0]["id"] != killed["id"] else None,
         "the killed dyno to be back",
         seconds=90,
     )
-    wait_for(lambda: True if it.get("shop").status_code == 200 else None, "the app to answer again", seconds=60)
+    wait_for(lambda: it.serves("shop"), "the app to answer again", seconds=60)
 
 
 def _settled(it, app: str) -> dict:
@@ -518,11 +525,11 @@ def test_a_node_rebooted_brings_its_dynos_back_and_the_others_serve_on(it):
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         asking = [pool.submit(ask, node) for node in (0, 1)]
-        provider.reboot(rebooted)
-        wait_for(
-            lambda: True if it.get("steady", node=2).status_code == 200 else None, "the rebooted router", seconds=180
-        )
-        stop.set()
+        try:
+            provider.reboot(rebooted)
+            wait_for(lambda: it.serves("steady", node=2), "the rebooted router", seconds=180)
+        finally:
+            stop.set()
         for each in asking:
             each.result(60)
     assert set(answers) == {"200"}, answers
