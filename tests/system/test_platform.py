@@ -265,13 +265,13 @@ def test_scaling_rollback_and_a_killed_dyno(it):
     _settled(it, "shop")
     assert "salut" not in it.get("shop").text
 
-    killed = it.wait_dynos("shop", 1)[0]
-    _kill_container(it, "shop")
-    wait_for(
-        lambda: True if it.up_dynos("shop") and it.up_dynos("shop")[0]["id"] != killed["id"] else None,
-        "the killed dyno to be back",
-        seconds=90,
-    )
+    killed = _kill_container(it, "shop")
+
+    def back() -> bool | None:
+        containers = [each for node in it.platform.inventory.nodes for each in _containers(node, "shop")]
+        return True if containers and killed not in containers else None
+
+    wait_for(back, "the killed dyno to be back", seconds=90)
     wait_for(lambda: it.serves("shop"), "the app to answer again", seconds=60)
 
 
@@ -288,12 +288,13 @@ def _containers(node, app: str) -> list[str]:
         return remote.check(["docker", "ps", "-q", "--filter", f"label=blackstart.app={app}"]).split()
 
 
-def _kill_container(it, app: str) -> None:
+def _kill_container(it, app: str) -> str:
+    """Kill a container of the app, and return which."""
     for node in it.platform.inventory.nodes:
         for container in _containers(node, app):
             with connected(node) as remote:
                 remote.check(["docker", "kill", container])
-            return
+            return container
     raise AssertionError(f"no container of {app}")
 
 
