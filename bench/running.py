@@ -1,0 +1,42 @@
+"""A platform for benchmarks: brought up, used, removed; or one that is up already ($BLACKSTART_BENCH_STATE names its state)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from blackstart.inventory import load_inventory  # noqa: E402
+from blackstart.platform import Platform  # noqa: E402
+from blackstart.state import State  # noqa: E402
+
+NAME = "bench"
+SUBNET = "10.79.8.0/24"
+UP_SECONDS = 1500
+
+
+@contextlib.contextmanager
+def platform() -> Iterator[Platform]:
+    """Yield a platform that is up."""
+    kept = os.environ.get("BLACKSTART_BENCH_STATE")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.update({"BLACKSTART_STATE": kept or folder, "BLACKSTART_PLATFORM": NAME})
+        try:
+            if kept is None:
+                _blackstart("up", "--subnet", SUBNET)
+            yield Platform(load_inventory(ROOT / "inventories" / "local.py"), State.of(NAME))
+        finally:
+            if kept is None:
+                _blackstart("down")
+
+
+def _blackstart(*arguments: str) -> None:
+    argv = [sys.executable, "-m", "blackstart", *arguments, "--platform", NAME]
+    subprocess.run(argv, cwd=ROOT, check=True, timeout=UP_SECONDS, stdout=subprocess.DEVNULL)
