@@ -143,10 +143,10 @@ def give_back() -> None:
 
 
 def copy_objects(order: Order, objects: Program) -> None:
-    """Copy sources, slugs and caches, each checked by sha256 on both sides."""
+    """Copy sources and slugs, each checked by sha256 on both sides. Build caches are made anew."""
     say("moving slugs and sources")
     env = {**order.source_store.env("SOURCE"), **order.target_store.env("TARGET")}
-    say(objects("bin/copy-bucket", env, MOVE_SECONDS).strip())
+    say(objects("bin/copy-bucket sources/ slugs/", env, MOVE_SECONDS).strip())
 
 
 def move_database(order: Order, postgres: Program) -> None:
