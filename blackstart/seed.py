@@ -48,7 +48,8 @@ def _release_seed(client: Client, plan: Plan) -> None:
     }
     slug = client.call("POST", f"/apps/{COMPILER}/slugs", body)
     client.put(slug["blob"]["url"], data)
-    client.call("POST", f"/apps/{COMPILER}/releases", {"slug": slug["id"], "description": "Seed of the compiler"})
+    release = {"slug": slug["id"], "description": "Seed of the compiler"}
+    client.call("POST", f"/apps/{COMPILER}/releases", release)
     say(COMPILER, f"seeded, {len(data) // 1024} KiB")
 
 
@@ -70,7 +71,9 @@ def _procfile(root: Path) -> dict[str, str]:
 
 
 def _run_one_off(client: Client) -> None:
-    """Run `echo` in a one-off dyno and require its word."""
+    """Run `echo` in a one-off dyno and require its word. It needs a release that the process manager has carried out."""
+    newest = client.call("GET", f"/apps/{COMPILER}/releases")[-1]["version"]
+    client.released(COMPILER, newest, seconds=RELEASE_SECONDS)
     dyno = client.call("POST", f"/apps/{COMPILER}/dynos", {"command": f"echo {WORD}", "attach": False})
 
     def ended() -> dict[str, Any] | None:
