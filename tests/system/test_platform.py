@@ -30,7 +30,7 @@ from blackstart.remote import connected
 from blackstart.sources import checkout_root, folder_source, pack
 from blackstart.state import State
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.timeout(2400)]  # the first test waits for `up`
 
 NAME = "tsys"
 SUBNET = "10.79.7.0/24"
@@ -140,6 +140,11 @@ def it(tmp_path_factory):
         done = subprocess.run(
             argv, cwd=checkout_root(), env=environment, capture_output=True, text=True, timeout=UP_SECONDS
         )
+        if done.returncode != 0:  # what an operator does, and what each error says: run it again, it goes on
+            print(done.stderr[-6000:])
+            done = subprocess.run(
+                argv, cwd=checkout_root(), env=environment, capture_output=True, text=True, timeout=UP_SECONDS
+            )
         assert done.returncode == 0, done.stderr[-6000:]
         platform = Platform(load_inventory(checkout_root() / "inventories" / "local.py"), state)
         with observe.answering_client(platform) as client:
