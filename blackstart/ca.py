@@ -30,10 +30,11 @@ class Pair:
 def ensure_ca(state: State) -> Pair:
     """Return the platform's CA, made on the first call."""
     key_path, certificate_path = state.folder / "ca" / "ca.key", state.ca_path
-    if not (key_path.exists() and certificate_path.exists()):
-        pair = _new_ca(state.platform)
-        write_durably(key_path, pair.key.encode())
-        write_durably(certificate_path, pair.certificate.encode(), mode=0o644)
+    with state.making():
+        if not (key_path.exists() and certificate_path.exists()):
+            pair = _new_ca(state.platform)
+            write_durably(key_path, pair.key.encode())
+            write_durably(certificate_path, pair.certificate.encode(), mode=0o644)
     return Pair(certificate=certificate_path.read_text(), key=key_path.read_text())
 
 
@@ -41,13 +42,15 @@ def ensure_leaf(state: State, name: str, *, hosts: tuple[str, ...]) -> Pair:
     """Return the certificate of `name` for `hosts` (names or addresses), made anew when it lacks one or expires soon."""
     folder: Path = state.folder / "ca"
     key_path, certificate_path = folder / f"{name}.key", folder / f"{name}.pem"
-    if key_path.exists() and certificate_path.exists():
-        pair = Pair(certificate=certificate_path.read_text(), key=key_path.read_text())
-        if _still_good(pair.certificate, hosts):
-            return pair
-    pair = _new_leaf(ensure_ca(state), name, hosts)
-    write_durably(key_path, pair.key.encode())
-    write_durably(certificate_path, pair.certificate.encode(), mode=0o644)
+    ca = ensure_ca(state)
+    with state.making():
+        if key_path.exists() and certificate_path.exists():
+            pair = Pair(certificate=certificate_path.read_text(), key=key_path.read_text())
+            if _still_good(pair.certificate, hosts):
+                return pair
+        pair = _new_leaf(ca, name, hosts)
+        write_durably(key_path, pair.key.encode())
+        write_durably(certificate_path, pair.certificate.encode(), mode=0o644)
     return pair
 
 

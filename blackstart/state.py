@@ -132,14 +132,25 @@ class State:
 
         A secret is made once and then kept: a rerun meets its old volumes with the old passwords.
         """
-        known = self.read_json("secrets.json")
-        made = {name: maker() for name, maker in _SECRETS.items() if name not in known}
-        if made:
-            known = {**known, **made}
-            self.write_json("secrets.json", known)
-        if not self.token_path.exists() or self.token_path.read_text().strip() != known["api_token"]:
-            write_durably(self.token_path, (known["api_token"] + "\n").encode())
+        with self.making():
+            known = self.read_json("secrets.json")
+            made = {name: maker() for name, maker in _SECRETS.items() if name not in known}
+            if made:
+                known = {**known, **made}
+                self.write_json("secrets.json", known)
+            if not self.token_path.exists() or self.token_path.read_text().strip() != known["api_token"]:
+                write_durably(self.token_path, (known["api_token"] + "\n").encode())
         return {name: str(value) for name, value in known.items()}
+
+    @contextlib.contextmanager
+    def making(self) -> Iterator[None]:
+        """Wait until no other process makes secrets or certificates, and make them alone.
+
+        Two deploys of one `up` run side by side; without this each would make its own CA (seen).
+        """
+        with (self.folder / "making.lock").open("a") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield
 
     @contextlib.contextmanager
     def lock(self, purpose: str) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """The platform's CA signs what a strict TLS client accepts, and nothing else is accepted."""
 
+import multiprocessing
 import socket
 import ssl
 import threading
@@ -60,3 +61,25 @@ def test_a_leaf_is_kept_until_its_names_change(state):
 def test_the_ca_is_made_once_and_its_key_is_secret(state):
     assert ensure_ca(state) == ensure_ca(state)
     assert (state.folder / "ca" / "ca.key").stat().st_mode & 0o777 == 0o600
+
+
+def _make(root: str, results) -> None:
+    import os
+
+    os.environ["BLACKSTART_STATE"] = root
+    state = State.of("unit")
+    results.put((state.secrets(), ensure_ca(state), ensure_leaf(state, "api", hosts=("api",))))
+
+
+def test_processes_that_start_together_make_one_ca_and_one_set_of_secrets(state):
+    """Two deploys of one `up` run side by side."""
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    processes = [context.Process(target=_make, args=(str(state.folder.parent), results)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    made = [results.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join(30)
+    assert all(each == made[0] for each in made)
+    handshake(state, made[0][2], "api")
