@@ -83,20 +83,20 @@ def engine_snapshot(nodes: tuple[Host, ...]) -> EngineSnapshot:
     A task's own time stamp is not looked at: the engine renews it whenever another of its managers leads.
     """
     with connected(nodes[0]) as remote:
-        services = remote.check(["docker", "service", "ls", "-q"]).split()
+        # Jobs come and go, also between two of these commands; processes stay.
+        listing = ["docker", "service", "ls", "-q", "--filter", "label=blackstart.kind=process"]
+        services = remote.check(listing).split()
         if not services:
             return EngineSnapshot({}, {}, {})
         described = json.loads(remote.check(["docker", "service", "inspect", *services]))
         filters = ["--filter", "desired-state=running"]
         listed = remote.check(["docker", "service", "ps", "-q", "--no-trunc", *filters, *services]).split()
         tasks = json.loads(remote.check(["docker", "inspect", "--type", "task", *listed])) if listed else []
-    lasting = [each for each in described if not {"ReplicatedJob", "GlobalJob"} & set(each["Spec"]["Mode"])]
-    ids = {each["ID"] for each in lasting}
-    running = [task for task in tasks if task["Status"]["State"] == "running" and task["ServiceID"] in ids]
+    running = [task for task in tasks if task["Status"]["State"] == "running"]
     containers = {task["Status"]["ContainerStatus"]["ContainerID"] for task in running}
     started = {key: value for node in nodes for key, value in _containers(node).items() if key in containers}
     return EngineSnapshot(
-        services={each["Spec"]["Name"]: f"{each['ID']} {each['CreatedAt']}" for each in lasting},
+        services={each["Spec"]["Name"]: f"{each['ID']} {each['CreatedAt']}" for each in described},
         tasks={
             task["ID"]: f"{task['Status']['ContainerStatus']['ContainerID']} {task['CreatedAt']}" for task in running
         },
