@@ -236,7 +236,9 @@ def _wait_self_hosted(run: Run) -> None:
 def is_pivoted(run: Run) -> bool:
     """Whether the platform's own control plane acts, stage 0 manages no engine, and nothing was re-created."""
     begun, proven = (run.platform.state.read_json(name) for name in ("before-pivot.json", "pivot.json"))
-    if not observe.is_self_hosted(run.platform) or (begun and proven.get("lost") != []):
+    if not observe.is_self_hosted(run.platform):
+        return False
+    if begun and proven.get("lost") != [] and not stage0_is_gone(run):
         return False
     stage0 = run.platform.inventory.stage0.address
     return observe.holds(lambda: stage0 not in observe.engine_managers(run.platform.managers[0]))
