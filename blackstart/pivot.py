@@ -1,12 +1,11 @@
-"""The pivot, run on the stage-0 machine by deploys/pivot.py: `python -m blackstart.pivot apply|state FILE`.
+"""The pivot, run on the stage-0 machine by deploys/pivot.py: `python -m blackstart.pivot FILE`.
 
-FILE (0600) is JSON: `{"platform", "network", "stack", "slugs": {"postgres","objects"}?, "stage0": {…stores…},
-"target": {"database_url","objects_url","objects_key","objects_secret"}, "endpoint", "token", "ca"}`.
+FILE (0600) is JSON of the shape of `Order`; deploys/moving.py writes it.
 
 Order, and why a kill at any point is harmless:
 1. stage 0's process manager stops, its database says `moving`: nothing writes. (A rerun starts here again.)
-2. objects are copied and checked by sha256; copying again is a check.
-3. the database is moved in one transaction: the target has all or nothing.
+2. sources and slugs are copied and checked by sha256; copying again is a check.
+3. at the same time the database is moved in one transaction: the target has all or nothing.
 4. the epoch marker is put once, with a conditional put; then the target's row says `self-hosted`, in one statement.
    From here on the new control plane acts; before, nobody does.
 5. stage 0's services are stopped for good; its own database says `moved`.
@@ -310,13 +309,10 @@ def say(text: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `apply FILE`, or print this machine's stage for `state FILE`."""
-    verb, path = arguments
+    """Do what the order file says; exit 1 with a reason when it fails."""
+    (path,) = arguments
     try:
-        if verb == "state":
-            print(local_stage())
-        else:
-            apply(Order.read(Path(path)))
+        apply(Order.read(Path(path)))
     except BlackstartError as error:
         print(str(error), file=sys.stderr)
         return 1

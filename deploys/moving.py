@@ -28,7 +28,7 @@ def pivot() -> None:
         group="root",
         mode="0600",
     )
-    operations.pivoted(name="Move the state and hand over", run=f"{PYTHON} -m blackstart.pivot {{verb}} {ORDER}")
+    operations.pivoted(name="Move the state and hand over", run=f"{PYTHON} -m blackstart.pivot {ORDER}")
 
 
 @deploy("Managers move")

@@ -216,12 +216,12 @@ def _until_reachable(addresses: list[str]) -> str:
 def pivoted(run: str) -> Commands:
     """Do the pivot, or the rest of it. Run on the stage-0 machine.
 
-    + run: the command line of `blackstart.pivot` and its file, with {verb}
+    + run: the command line of `blackstart.pivot` and its file
     """
     if host.get_fact(Stage) == "moved":
         host.noop("the pivot is done")
         return
-    yield StringCommand(run.format(verb="apply"))
+    yield StringCommand(run)
 
 
 @operation()

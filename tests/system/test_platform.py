@@ -6,6 +6,7 @@ The tests run in the order of this file; the last ones reboot nodes and remove e
 from __future__ import annotations
 
 import concurrent.futures
+import hashlib
 import itertools
 import json
 import os
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -27,7 +28,7 @@ from blackstart.inventory import load_inventory
 from blackstart.platform import Platform
 from blackstart.providers.options import local_platform
 from blackstart.remote import connected
-from blackstart.sources import checkout_root, folder_source, pack
+from blackstart.sources import SourceTarball, checkout_root, folder_source, pack
 from blackstart.state import State
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(2400)]  # the first test waits for `up`
@@ -48,7 +49,6 @@ class UnderTest:
     environment: dict[str, str]
     status: dict
     client: Client
-    apps: dict[str, int] = field(default_factory=dict)
 
     def bootstrap(self, *arguments: str, seconds: int = 300) -> subprocess.CompletedProcess[str]:
         """Run bootstrap.py as an operator does."""
@@ -84,10 +84,6 @@ class UnderTest:
 
     def failed_build(self, app: str, data: bytes) -> str:
         """Build bytes that cannot be built; return the output."""
-        import hashlib
-
-        from blackstart.sources import SourceTarball
-
         if self.client.maybe(f"/apps/{app}") is None:
             self.client.call("POST", "/apps", {"name": app})
         source = SourceTarball(data=data, sha256=hashlib.sha256(data).hexdigest())
