@@ -27,11 +27,13 @@ from blackstart.providers.options import (
     local_platform,
     remember_options,
 )
+from blackstart.run import Run
 from blackstart.sources import checkout_root, folder_source
 from blackstart.state import State
 from blackstart.status import platform_status, print_status
 from blackstart.steps import Took, run_steps
-from blackstart.up import STEPS, Run
+from blackstart.up import STEPS
+from blackstart.verify import PROVERS, run_proofs
 
 LOCAL = "inventories/local.py"
 BUILD_SECONDS = 1200.0
@@ -89,6 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     up.add_argument("--subnet", metavar="NET", help=f"a free private /24 for local machines (default {DEFAULT_SUBNET})")
 
+    verify = _command(commands, "verify", "carry out the proofs on the live platform; without a choice, all", _verify)
+    for name in PROVERS:
+        verify.add_argument(f"--{name}", action="append_const", dest="chosen", const=name, help=f"only {name}")
+
     _command(commands, "status", "what runs, and where", _status)
     _command(commands, "down", "remove the local machines, their network and the state of the platform", _down)
 
@@ -126,6 +132,13 @@ def _load(arguments: argparse.Namespace) -> Platform:
     return Platform(inventory=inventory, state=State.of(inventory.platform))
 
 
+def _run(arguments: argparse.Namespace) -> Run:
+    platform = _load(arguments)
+    provider = local_platform(platform.state) if _is_local(arguments) else None
+    progress = Progress(quiet=arguments.json)
+    return Run(inventory_argument=arguments.inventory, platform=platform, provider=provider, progress=progress)
+
+
 def _is_local(arguments: argparse.Namespace) -> bool:
     return Path(arguments.inventory).resolve() == (checkout_root() / LOCAL).resolve()
 
@@ -137,11 +150,9 @@ def _up(arguments: argparse.Namespace) -> int:
         raise InventoryError(
             "--nodes and --subnet are for local machines", fix=f"name the hosts in {arguments.inventory}"
         )
-    platform = _load(arguments)
-    progress = Progress(quiet=arguments.json)
+    run = _run(arguments)
+    platform, progress = run.platform, run.progress
     journal = Journal(platform.state.journal_path)
-    provider = local_platform(platform.state) if _is_local(arguments) else None
-    run = Run(inventory_argument=arguments.inventory, platform=platform, provider=provider, progress=progress)
     with platform.state.lock("up"):
         journal.add("up started", version=__version__, inventory=arguments.inventory)
         took = run_steps(STEPS, run, progress=progress, journal=journal)
@@ -181,6 +192,19 @@ Deploy your first app:
   python3 bootstrap.py api{flag} PATCH /apps/hello/formation '{{"updates":[{{"type":"web","quantity":3}}]}}'
   curl --cacert {ca} --resolve api.{domain}:443:{node} -H "Authorization: Bearer $(cat {token})" https://api.{domain}/apps/hello/dynos
 """)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    """Print every proof; exit 0 only when all that were asked for hold."""
+    run = _run(arguments)
+    with run.platform.state.lock("verify"):
+        proofs = run_proofs(arguments.chosen or tuple(PROVERS), run)
+    if arguments.json:
+        print(json.dumps({"proofs": [proof.as_json() for proof in proofs]}))
+    else:
+        for proof in proofs:
+            print(f"{'holds' if proof.holds else 'FAILS'}  {proof.name:14} {proof.detail}")
+    return 0 if all(proof.holds for proof in proofs) else 1
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -224,24 +248,18 @@ def _deploy(arguments: argparse.Namespace) -> int:
             client.call("POST", "/apps", {"name": arguments.app})
         source = folder_source(arguments.folder)
         build = client.build(arguments.app, source, version=source.sha256[:12])
-        for text in client.output(build):
-            sys.stderr.write(text)
-            sys.stderr.flush()
-        ended = client.finished_build(arguments.app, build["id"], seconds=BUILD_SECONDS)
-        if ended["status"] != "succeeded":
-            raise BlackstartError(
-                f"{arguments.app} was not built", why="its output is above", fix="correct the source and deploy again"
-            )
-        release = client.released(arguments.app, ended["release"]["id"], seconds=BUILD_SECONDS)
-        if release["status"] != "succeeded":
-            raise BlackstartError(
-                f"release v{release['version']} of {arguments.app} failed", why=str(release.get("failure") or "")
-            )
+        release = client.deployed(arguments.app, build, seconds=BUILD_SECONDS, show=_show)
     if arguments.json:
         print(json.dumps(release))
     else:
         print(f"https://{arguments.app}.{platform.domain}/ serves v{release['version']}")
     return 0
+
+
+def _show(text: str) -> None:
+    """Show a piece of a build's output at once."""
+    sys.stderr.write(text)
+    sys.stderr.flush()
 
 
 def _api(arguments: argparse.Namespace) -> int:

@@ -134,6 +134,29 @@ class Client:
             seconds=seconds,
         )
 
+    def deployed(
+        self, app: str, build: dict[str, Any], *, seconds: float, show: Callable[[str], None] | None = None
+    ) -> dict[str, Any]:
+        """Return the release of a build that was started, when both succeeded.
+
+        `show` gets the build's output as it comes. Raises PlatformError with the end of the output, or the release's failure.
+        """
+        if show is not None:
+            for text in self.output(build):
+                show(text)
+        ended = self.finished_build(app, build["id"], seconds=seconds)
+        if ended["status"] != "succeeded":
+            shown = "its output is above" if show is not None else "".join(self.output(ended))[-3000:]
+            raise PlatformError(f"{app} was not built", why=shown, fix="correct the source and deploy again")
+        release = self.released(app, ended["release"]["id"], seconds=seconds)
+        if release["status"] != "succeeded":
+            raise PlatformError(
+                f"release v{release['version']} of {app} failed",
+                why=str(release.get("failure") or ""),
+                fix="the release before serves on; correct the app and deploy again",
+            )
+        return release
+
     def released(self, app: str, version: int | str, *, seconds: float) -> dict[str, Any]:
         """Return the release when it succeeded or failed."""
         return wait_for(

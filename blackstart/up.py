@@ -4,57 +4,21 @@ from __future__ import annotations
 
 import concurrent.futures
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
-from blackstart import observe, proofs
+from blackstart import observe
 from blackstart.deploys import run_deploy
 from blackstart.errors import BlackstartError, HostError, ProofError
 from blackstart.host import HOST_PACKAGES, check_host, missing_packages
 from blackstart.inventory import Host
 from blackstart.observe import EngineSnapshot, require
-from blackstart.platform import Platform
-from blackstart.progress import Progress
+from blackstart.proofs.canary import deploys_an_app
 from blackstart.providers import Machine, Provider
 from blackstart.remote import connected
+from blackstart.run import OPTIONS, Run
 from blackstart.stacks import cached_stacks, ensure_stacks
 from blackstart.steps import Step
 
-OPTIONS = "options.json"
 ANSWER_SECONDS = 90.0
-
-
-@dataclass(frozen=True)
-class Run:
-    """What the steps work on. `provider` is None where the inventory names machines that exist."""
-
-    inventory_argument: str
-    platform: Platform
-    provider: Provider | None
-    progress: Progress
-
-    def log(self, step: str) -> Callable[[str], None]:
-        """Return a function that shows a line of `step`."""
-        return lambda text: self.progress.line(step, text)
-
-    def deploy(self, step: str, name: str, *, limit: str | None = None) -> None:
-        """Run a pyinfra deploy of this checkout on the inventory."""
-        run_deploy(self.inventory_argument, name, log=self.log(step), limit=limit)
-
-    @property
-    def cache(self) -> Path:
-        """Where this host keeps images and stacks."""
-        return Path(self.platform.inventory.hosts[0].settings.cache)
-
-    @property
-    def pivoted(self) -> bool:
-        """Whether the pivot is known to be done. Then stage 0 is never made again."""
-        return bool(self.platform.state.read_json(OPTIONS).get("pivoted")) or observe.is_self_hosted(self.platform)
-
-    def remember(self, key: str, value: object) -> None:
-        """Keep a fact in the state folder."""
-        self.platform.state.remember(OPTIONS, key, value)
 
 
 # --- this host -------------------------------------------------------------------------------------------------------
@@ -252,7 +216,7 @@ def cut_off(run: Run) -> None:
     run.remember("stage0_banned", True)
     run.deploy("cut-off", "cutoff", limit="runtime")
     with observe.answering_client(run.platform) as client:
-        evidence = proofs.deploys_an_app(run.platform, client, run.log("cut-off"))
+        evidence = deploys_an_app(run.platform, client, run.log("cut-off"))
     run.remember("cut_off_proof", evidence)
 
 

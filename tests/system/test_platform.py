@@ -76,11 +76,7 @@ class UnderTest:
             self.client.call("POST", "/apps", {"name": app})
         source = folder_source(folder)
         build = self.client.build(app, source, version=source.sha256[:12])
-        ended = self.client.finished_build(app, build["id"], seconds=DEPLOY_SECONDS)
-        assert ended["status"] == "succeeded", "".join(self.client.output(ended))
-        release = self.client.released(app, ended["release"]["id"], seconds=DEPLOY_SECONDS)
-        assert release["status"] == "succeeded", release
-        return release
+        return self.client.deployed(app, build, seconds=DEPLOY_SECONDS)
 
     def failed_build(self, app: str, data: bytes) -> str:
         """Build bytes that cannot be built; return the output."""

@@ -1,4 +1,4 @@
-"""Proofs that a step asks for before it goes on."""
+"""A canary: a fresh app, compiled, released, served and deleted. What a step or a proof asks of a platform that works."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 
 from blackstart.client import Client, wait_for
-from blackstart.errors import PlatformError, ProofError
+from blackstart.errors import PlatformError
 from blackstart.inventory import Host
 from blackstart.platform import Platform
 from blackstart.sources import folder_source
@@ -25,30 +25,24 @@ def deploys_an_app(platform: Platform, client: Client, log: Callable[[str], None
     name, word = f"canary-{secrets.token_hex(4)}", secrets.token_hex(16)
     client.call("POST", "/apps", {"name": name})
     try:
-        build = _deploy_canary(client, name, word)
+        release = _deploy_canary(client, name, word)
         log(f"{name}: built and released")
         for node in platform.inventory.nodes:
             _answers(platform, node, name, word)
         log(f"{name}: answers through every router")
     finally:
         client.call("DELETE", f"/apps/{name}")
-    return {"app": name, "build": build, "routers": list(platform.node_addresses)}
+    return {"app": name, "release": release, "routers": list(platform.node_addresses)}
 
 
 def _deploy_canary(client: Client, name: str, word: str) -> str:
+    """Deploy an app that answers `word`; return the id of its release."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "public").mkdir()
         (Path(folder) / "public" / "index.html").write_text(word)
         (Path(folder) / "Procfile").write_text(CANARY_PROCFILE)
         build = client.build(name, folder_source(Path(folder)), version=word[:8])
-    ended = client.finished_build(name, build["id"], seconds=BUILD_SECONDS)
-    if ended["status"] != "succeeded":
-        raise ProofError(f"the platform could not compile {name}", why="".join(client.output(ended))[-2000:])
-    release = client.call("GET", f"/apps/{name}/releases/{ended['release']['id']}")
-    done = client.released(name, release["version"], seconds=BUILD_SECONDS)
-    if done["status"] != "succeeded":
-        raise ProofError(f"the platform could not release {name}", why=str(done.get("failure") or ""))
-    return str(ended["id"])
+    return str(client.deployed(name, build, seconds=BUILD_SECONDS)["id"])
 
 
 def _answers(platform: Platform, node: Host, name: str, word: str) -> None:

@@ -1,0 +1,47 @@
+"""What one run of bootstrap.py works on: the platform, the machines' provider, and where its progress is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from blackstart import observe
+from blackstart.deploys import run_deploy
+from blackstart.platform import Platform
+from blackstart.progress import Progress
+from blackstart.providers import Provider
+
+OPTIONS = "options.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What steps and proofs work on. `provider` is None where the inventory names machines that exist."""
+
+    inventory_argument: str
+    platform: Platform
+    provider: Provider | None
+    progress: Progress
+
+    def log(self, step: str) -> Callable[[str], None]:
+        """Return a function that shows a line of `step`."""
+        return lambda text: self.progress.line(step, text)
+
+    def deploy(self, step: str, name: str, *, limit: str | None = None) -> None:
+        """Run a pyinfra deploy of this checkout on the inventory."""
+        run_deploy(self.inventory_argument, name, log=self.log(step), limit=limit)
+
+    @property
+    def cache(self) -> Path:
+        """Where this host keeps images and stacks."""
+        return Path(self.platform.inventory.hosts[0].settings.cache)
+
+    @property
+    def pivoted(self) -> bool:
+        """Whether the pivot is known to be done. Then stage 0 is never made again."""
+        return bool(self.platform.state.read_json(OPTIONS).get("pivoted")) or observe.is_self_hosted(self.platform)
+
+    def remember(self, key: str, value: object) -> None:
+        """Keep a fact in the state folder."""
+        self.platform.state.remember(OPTIONS, key, value)
