@@ -24,7 +24,7 @@ HOST_PACKAGES = [
 ]
 """Debian packages that make machines and stacks."""
 
-TEST_PACKAGES = ["git", "haproxy", "nodejs", "openssl", "pgbackrest", "postgresql", "redis-server", "ruby"]
+TEST_PACKAGES = ["chromium", "git", "haproxy", "nodejs", "openssl", "pgbackrest", "postgresql", "redis-server", "ruby"]
 """What the tests need beside them."""
 
 FREE_GIGABYTES = 15
