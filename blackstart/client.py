@@ -111,11 +111,18 @@ class Client:
             raise refused("PUT", "to the object store", response)
         return True
 
-    def build(self, app: str, source: SourceTarball, *, version: str) -> dict[str, Any]:
-        """Start a build of `source` and return it."""
+    def build(self, app: str, source: SourceTarball, *, version: str, release: bool = True) -> dict[str, Any]:
+        """Start a build of `source` and return it. Without `release` it ends with a slug that nothing runs."""
         blob = {"url": self.upload(source), "version": version, "checksum": f"SHA256:{source.sha256}"}
-        build: dict[str, Any] = self.call("POST", f"/apps/{app}/builds", {"source_blob": blob})
+        body = {"source_blob": blob} if release else {"source_blob": blob, "release": False}
+        build: dict[str, Any] = self.call("POST", f"/apps/{app}/builds", body)
         return build
+
+    def release_slug(self, app: str, slug: str, *, description: str | None = None) -> dict[str, Any]:
+        """Start a release of the slug with the id `slug` and the app's present config, and return it."""
+        body = {"slug": slug} if description is None else {"slug": slug, "description": description}
+        release: dict[str, Any] = self.call("POST", f"/apps/{app}/releases", body)
+        return release
 
     def output(self, build: dict[str, Any]) -> Iterator[str]:
         """Yield the text of a build's output as it comes."""

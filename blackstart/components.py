@@ -97,9 +97,14 @@ def _ensure_config(client: Client, name: str, config: dict[str, str]) -> None:
 
 
 def _is_built(client: Client, plan: Plan, name: str, source: SourceTarball) -> bool:
-    """Whether the newest succeeded build is of this very source on this very stack."""
-    builds = client.call("GET", f"/apps/{name}/builds")
+    """Whether the newest build that was to be released is of this very source on this very stack, and was."""
+    builds = [build for build in client.call("GET", f"/apps/{name}/builds") if _is_for_release(build)]
     return any(build["status"] == "succeeded" and _made_of(build, source, plan.stack) for build in builds[-1:])
+
+
+def _is_for_release(build: dict[str, Any]) -> bool:
+    """Whether the build made a release, or failed to: one that was asked for a slug only says nothing about what runs."""
+    return build["status"] != "succeeded" or build["release"] is not None
 
 
 def _made_of(build: dict[str, Any], source: SourceTarball, stack: str) -> bool:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    true,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -105,7 +106,10 @@ class Source(Identified, Base):
 
 
 class Slug(Identified, Base):
-    """A compiled app. Its object is `slugs/<sha256>.squashfs`; several rows may share one."""
+    """A compiled app. Its object is `slugs/<sha256>.squashfs`; several rows may share one.
+
+    `provenance` is an in-toto statement of how it was made, null where nobody said.
+    """
 
     __tablename__ = "slugs"
     app_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("apps.id", ondelete="CASCADE"))
@@ -116,10 +120,14 @@ class Slug(Identified, Base):
     source_version: Mapped[str | None] = mapped_column(String(200))
     process_types: Mapped[dict[str, str]]
     buildpacks: Mapped[list[dict[str, Any]]]
+    provenance: Mapped[dict[str, Any] | None]
 
 
 class Build(Identified, Base):
-    """A build. `status` is `pending`, `running`, `succeeded` or `failed`; `output` is kept when it ended."""
+    """A build. `status` is `pending`, `running`, `succeeded` or `failed`; `output` is kept when it ended.
+
+    One with `releases` false ends with a slug and no release.
+    """
 
     __tablename__ = "builds"
     app_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("apps.id", ondelete="CASCADE"), index=True)
@@ -129,6 +137,7 @@ class Build(Identified, Base):
     source_id: Mapped[uuid.UUID | None]
     source_checksum: Mapped[str | None] = mapped_column(String(80))
     source_version: Mapped[str | None] = mapped_column(String(200))
+    releases: Mapped[bool] = mapped_column(Boolean, default=True, server_default=true())
     slug_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("slugs.id", ondelete="SET NULL"))
     release_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("releases.id", ondelete="SET NULL"))
     output: Mapped[str] = mapped_column(Text, default="")

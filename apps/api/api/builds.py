@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, StrictBool
 from sqlalchemy import select
 
 from api import stamps
@@ -34,10 +34,11 @@ class SourceBlob(BaseModel):
 
 
 class NewBuild(BaseModel):
-    """POST /apps/x/builds."""
+    """POST /apps/x/builds. With `release` false the slug is stored and not released."""
 
     source_blob: SourceBlob
     buildpacks: list[dict[str, Any]] | None = None
+    release: StrictBool = True
 
 
 def view(call: Call, build: Build, slug: Slug | None) -> dict[str, Any]:
@@ -104,6 +105,7 @@ def build_create(call: Caller, app: str, body: NewBuild) -> dict[str, Any]:
         source_id=_source_id(call, blob.url),
         source_checksum=_checksum(blob.checksum),
         source_version=_version(blob.version),
+        releases=body.release,
     )
     call.session.add(build)
     call.session.flush()

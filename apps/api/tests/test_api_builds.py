@@ -38,6 +38,26 @@ def test_a_build_is_written_down_for_psmgr(alice: httpx.Client, shop: str, rows:
     assert alice.get("/apps/shop/builds").json() == [made]
 
 
+def test_a_build_may_be_asked_to_end_without_a_release(alice: httpx.Client, shop: str, rows: Any) -> None:
+    build(alice)
+    body = {"source_blob": {"url": URL}, "release": False}
+    made = alice.post("/apps/shop/builds", json=body)
+    assert (made.status_code, made.json()["release"]) == (201, None)
+    assert rows.one("SELECT array_agg(releases ORDER BY created_at) FROM builds") == ([True, False],)
+    for bad in ("false", 0, None):
+        assert alice.post("/apps/shop/builds", json={**body, "release": bad}).status_code == 422
+
+
+def test_the_slug_of_a_build_without_a_release_is_released_later(alice: httpx.Client, shop: str, rows: Any) -> None:
+    id = alice.post("/apps/shop/builds", json={"source_blob": {"url": URL}, "release": False}).json()["id"]
+    slug = rows.one("SELECT slug_id FROM releases WHERE version = 2")[0]
+    rows.set_build(id, status="succeeded", slug_id=slug)
+    shown = alice.get(f"/apps/shop/builds/{id}").json()
+    assert (shown["status"], shown["slug"], shown["release"]) == ("succeeded", {"id": str(slug)}, None)
+    made = alice.post("/apps/shop/releases", json={"slug": shown["slug"]["id"], "description": "Upgrade"}).json()
+    assert (made["version"], made["status"], made["slug"]) == (3, "pending", {"id": str(slug)})
+
+
 def test_a_source_from_elsewhere_is_left_to_the_build(alice: httpx.Client, shop: str, rows: Any) -> None:
     build(alice)
     assert rows.one("SELECT source_id, source_url FROM builds") == (None, URL)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from api import admin as admin_commands
 from api.call import inactive
-from api.schema import migrate
+from api.schema import HEAD, migrate
 from sqlalchemy.orm import Session
 
 
@@ -175,7 +175,7 @@ def test_a_database_without_schema_is_said_so_and_used_once_migrated(
 def test_an_older_schema_refuses_writes_a_newer_one_not(
     revision: str, status: int, servers: Any, clients: Any, rows: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("api.database.KNOWN", ("0001", "0000"))
+    monkeypatch.setattr("api.database.KNOWN", (HEAD, "0000"))
     token = rows.account("carol@example.com")
     try:
         with rows.engine.begin() as connection:
@@ -187,7 +187,7 @@ def test_an_older_schema_refuses_writes_a_newer_one_not(
         assert status == 201 or answer.json()["id"] == "schema_outdated"
     finally:
         with rows.engine.begin() as connection:
-            connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
+            connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{HEAD}'")
 
 
 def test_config_sealed_with_another_key_is_said_so(alice: httpx.Client, shop: str, rows: Any) -> None:

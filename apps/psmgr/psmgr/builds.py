@@ -16,11 +16,12 @@ from functools import partial
 
 import redis
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy.orm import Session
 
 from blackstart.model import bus, names
 from blackstart.model.releases import config_of, create_release, lock_app
 from blackstart.model.secrets import Sealer
-from blackstart.model.tables import App, Build, Slug
+from blackstart.model.tables import App, Build, Release, Slug
 from psmgr import output, spec
 from psmgr.desired import Desired, WantedBuild
 from psmgr.engine import Engine, EngineError, NameTaken, Node, Service, Task
@@ -267,17 +268,21 @@ class Builds:
             )
             session.add(slug)
             session.flush()
-            release = create_release(
-                session,
-                self._sealer,
-                app,
-                user=row.user,
-                description=f"Deploy {(row.source_version or result.slug)[:12]}",
-                slug=slug,
-                config=config_of(session, self._sealer, app),
-            )
-            row.status, row.slug_id, row.release_id = "succeeded", slug.id, release.id
+            row.status, row.slug_id = "succeeded", slug.id
+            if row.releases:
+                row.release_id = self._release(session, app, row, slug).id
             return row.status
+
+    def _release(self, session: Session, app: App, row: Build, slug: Slug) -> Release:
+        return create_release(
+            session,
+            self._sealer,
+            app,
+            user=row.user,
+            description=f"Deploy {(row.source_version or slug.sha256)[:12]}",
+            slug=slug,
+            config=config_of(session, self._sealer, app),
+        )
 
     def _lost(self, build: WantedBuild, leader: Leader) -> None:
         with leader.session() as session:

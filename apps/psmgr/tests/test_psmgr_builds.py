@@ -15,7 +15,7 @@ from psmgr.output import Forwarder, kept, whole_characters
 from sqlalchemy import select, update
 
 from blackstart.model.bus import build_stream
-from blackstart.model.tables import Account, App, Build, Dyno, Release
+from blackstart.model.tables import Account, App, Build, Dyno, Formation, Release, Slug
 
 SLUG = b"hsqs a slug"
 DIGEST = hashlib.sha256(SLUG).hexdigest()
@@ -32,10 +32,11 @@ def result(stack: str, **more: object) -> dict[str, object]:
     } | more
 
 
-def new_build(world: Any, app: uuid.UUID) -> str:
+def new_build(world: Any, app: uuid.UUID, *, releases: bool = True) -> str:
     with world.transaction() as session:
         user = session.scalars(select(Account)).one()
-        row = Build(app_id=app, user_id=user.id, source_url="http://x", source_id=uuid.uuid4(), source_version="abc")
+        source = {"source_url": "http://x", "source_id": uuid.uuid4(), "source_version": "abc"}
+        row = Build(app_id=app, user_id=user.id, releases=releases, **source)
         session.add(row)
         session.flush()
         return str(row.id)
@@ -95,6 +96,20 @@ def test_a_build_becomes_a_slug_a_release_and_a_dyno(world: Any) -> None:
         assert release.description == "Deploy abc"
         assert release.slug is not None
         assert release.slug.process_types == {"web": "serve"}
+
+
+def test_a_build_may_end_with_a_slug_and_no_release(world: Any) -> None:
+    app = world.app("shop")
+    id_ = new_build(world, app, releases=False)
+    world.until(lambda: job(world, id_) is not None)
+    stored(world, id_)
+    row = ended(world, id_)
+    assert (row.status, row.release_id) == ("succeeded", None)
+    assert list(world.store.objects) == [f"slugs/{DIGEST}.squashfs"]
+    with world.transaction() as session:
+        assert session.get_one(Slug, row.slug_id).sha256 == DIGEST
+        assert session.scalars(select(Release).where(Release.app_id == app)).all() == []
+        assert session.scalars(select(Formation).where(Formation.app_id == app)).all() == []
 
 
 @pytest.mark.parametrize(
