@@ -16,6 +16,7 @@ from typing import Any
 from blackstart.client import Client, wait_for
 from blackstart.components import API_SECONDS, Plan, read_order, say
 from blackstart.errors import BlackstartError, ProofError
+from blackstart.model import provenance
 from blackstart.sources import component_source, read_component
 
 SEED_SECONDS = 120
@@ -37,20 +38,28 @@ def seed(client: Client, plan: Plan) -> None:
 def _release_seed(client: Client, plan: Plan) -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = _packed(plan.root, Path(folder))
+    sha256, source = hashlib.sha256(data).hexdigest(), component_source(plan.root, COMPILER).sha256
     body = {
         "process_types": _procfile(plan.root),
-        "checksum": f"SHA256:{hashlib.sha256(data).hexdigest()}",
+        "checksum": f"SHA256:{sha256}",
         "size": len(data),
         "stack": plan.stack,
-        "source_checksum": f"SHA256:{component_source(plan.root, COMPILER).sha256}",
+        "source_checksum": f"SHA256:{source}",
         "commit": "seed",
         "buildpack_provided_description": "seed",
+        "provenance": seed_statement(sha256, source),
     }
     slug = client.call("POST", f"/apps/{COMPILER}/slugs", body)
     client.put(slug["blob"]["url"], data)
     release = {"slug": slug["id"], "description": "Seed of the compiler"}
     client.call("POST", f"/apps/{COMPILER}/releases", release)
     say(COMPILER, f"seeded, {len(data) // 1024} KiB")
+
+
+def seed_statement(slug: str, source: str) -> dict[str, Any]:
+    """Return the seed's provenance: no compiler, stack or buildpack made it, but `bin/seed` of the checkout."""
+    builder = provenance.Builder(provenance.CHECKOUT, source)
+    return provenance.statement(provenance.Made(COMPILER, slug, source, stacks=(), buildpacks=(), builder=builder))
 
 
 def _packed(root: Path, folder: Path) -> bytes:

@@ -19,10 +19,14 @@ from blackstart.model.tables import App, Slug
 router = APIRouter()
 GET_SECONDS = 3600
 PUT_SECONDS = 3600
+STATEMENT = "https://in-toto.io/Statement/v1"
 
 
 class NewSlug(BaseModel):
-    """POST /apps/x/slugs. `checksum` is `SHA256:<hex>` of the squashfs image that the caller then puts."""
+    """POST /apps/x/slugs. `checksum` is `SHA256:<hex>` of the squashfs image that the caller then puts.
+
+    `provenance` is an in-toto statement of that image, kept as it is.
+    """
 
     process_types: dict[str, str]
     checksum: str
@@ -31,6 +35,7 @@ class NewSlug(BaseModel):
     source_checksum: str | None = None
     commit: str | None = Field(default=None, max_length=200)
     buildpack_provided_description: str | None = None
+    provenance: dict[str, Any] | None = None
 
 
 def find_slug(call: Call, app: App, identity: str) -> Slug:
@@ -69,6 +74,15 @@ def slug_info(call: Caller, app: str, slug: str) -> dict[str, Any]:
     return view(call, find_slug(call, call.app(app), slug))
 
 
+@router.get("/apps/{app}/slugs/{slug}/provenance")
+def slug_provenance(call: Caller, app: str, slug: str) -> dict[str, Any]:
+    """Show how a slug was made: an in-toto statement with a SLSA provenance predicate."""
+    found = find_slug(call, call.app(app), slug)
+    if found.provenance is None:
+        raise not_found("provenance")
+    return found.provenance
+
+
 @router.post("/apps/{app}/slugs", status_code=201)
 def slug_create(call: Caller, app: str, body: NewSlug) -> dict[str, Any]:
     """Make a slug that was compiled elsewhere (operators: the platform did not see its source)."""
@@ -85,6 +99,7 @@ def slug_create(call: Caller, app: str, body: NewSlug) -> dict[str, Any]:
         source_version=body.commit,
         process_types=_process_types(body.process_types),
         buildpacks=[{"name": body.buildpack_provided_description or "elsewhere", "version": "1"}],
+        provenance=_provenance(body.provenance, _digest("checksum", body.checksum)),
     )
     call.session.add(slug)
     call.session.flush()
@@ -99,6 +114,18 @@ def _digest(field: str, value: str) -> str:
         return names.sha256(value.removeprefix("SHA256:"))
     except names.NameRefused as error:
         raise invalid(f"{field}: {error}") from error
+
+
+def _provenance(value: dict[str, Any] | None, sha256: str) -> dict[str, Any] | None:
+    """Return the statement when it is one of this very slug."""
+    if value is None:
+        return None
+    subjects = value.get("subject")
+    if value.get("_type") != STATEMENT or not isinstance(subjects, list) or len(subjects) != 1:
+        raise invalid(f"provenance must be an in-toto statement ({STATEMENT}) of one subject")
+    if not isinstance(subjects[0], dict) or subjects[0].get("digest") != {"sha256": sha256}:
+        raise invalid("provenance: its subject is another slug than the checksum's")
+    return value
 
 
 def _process_types(value: dict[str, str]) -> dict[str, str]:

@@ -6,6 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
+from blackstart.seed import seed_statement
+
 
 def versions(client: httpx.Client, **headers: str) -> list[int]:
     return [release["version"] for release in client.get("/apps/shop/releases", headers=headers).json()]
@@ -154,6 +156,19 @@ def test_releases_made_at_once_have_no_twin_no_gap_and_lose_nothing(alice: httpx
         assert set(pool.map(change, range(24))) == {200}
     assert versions(alice) == list(range(1, 27))
     assert set(alice.get("/apps/shop/config-vars").json()) == {f"K{number}" for number in range(24)}
+
+
+def test_the_provenance_of_a_slug_is_kept_and_shown(alice: httpx.Client, admin: httpx.Client, shop: str) -> None:
+    said = seed_statement("d" * 64, "e" * 64)
+    body = {"process_types": {"web": "x"}, "checksum": "SHA256:" + "d" * 64, "size": 5, "stack": "s"}
+    made = admin.post("/apps/shop/slugs", json={**body, "provenance": said})
+    assert made.status_code == 201
+    assert alice.get(f"/apps/shop/slugs/{made.json()['id']}/provenance").json() == said
+    unknown = admin.post("/apps/shop/slugs", json=body).json()["id"]
+    missing = alice.get(f"/apps/shop/slugs/{unknown}/provenance")
+    assert (missing.status_code, missing.json()["message"]) == (404, "Couldn't find that provenance.")
+    for wrong in (seed_statement("f" * 64, "e" * 64), {**said, "_type": "x"}, {**said, "subject": []}, "x"):
+        assert admin.post("/apps/shop/slugs", json={**body, "provenance": wrong}).status_code == 422
 
 
 def test_an_operator_releases_a_slug_that_was_compiled_elsewhere(

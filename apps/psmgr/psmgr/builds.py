@@ -13,12 +13,13 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import redis
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy.orm import Session
 
-from blackstart.model import bus, names
+from blackstart.model import bus, names, provenance
 from blackstart.model.releases import config_of, create_release, lock_app
 from blackstart.model.secrets import Sealer
 from blackstart.model.tables import App, Build, Release, Slug
@@ -59,12 +60,13 @@ class Result(BaseModel):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a build ended: with a result, or with the reason of its failure."""
+    """How a build ended: with a result, or with the reason of its failure. `compiler` is the slug that built it."""
 
     output: str
     result: Result | None = None
     size: int = 0
     failure: str | None = None
+    compiler: str | None = None
 
 
 class Builds:
@@ -208,9 +210,9 @@ class Builds:
                 return Outcome(text, failure=f"the build failed (exit code {task.exit_code}): {task.message}")
             limits = {"timeout": self._settings.build_timeout_s, "memory": self._settings.build_memory_mb}
             return Outcome(text, failure=reason.format(**limits))
-        return self._verified(id_, text)
+        return self._verified(id_, text, service.labels.get(spec.COMPILER))
 
-    def _verified(self, id_: str, text: str) -> Outcome:
+    def _verified(self, id_: str, text: str, compiler: str | None) -> Outcome:
         """Check what the build stored. Raises StoreUnavailable: then it is tried again."""
         slug, result_key = build_keys(id_)
         try:
@@ -225,7 +227,7 @@ class Builds:
         target = slug_key(digest)
         if not self._store.exists(target):
             self._store.copy(slug, target)
-        return Outcome(text, result=result, size=size)
+        return Outcome(text, result=result, size=size, compiler=compiler)
 
     def _settle(self, build: WantedBuild, engine: Engine, leader: Leader) -> None:
         id_ = str(build.id)
@@ -265,6 +267,7 @@ class Builds:
                 source_version=row.source_version,
                 process_types=result.process_types,
                 buildpacks=list(result.buildpacks),
+                provenance=self._provenance(app.name, result, outcome.compiler),
             )
             session.add(slug)
             session.flush()
@@ -272,6 +275,20 @@ class Builds:
             if row.releases:
                 row.release_id = self._release(session, app, row, slug).id
             return row.status
+
+    def _provenance(self, app: str, result: Result, compiler: str | None) -> dict[str, Any] | None:
+        """Return the statement of a build; None where its compiler is not known (a process manager before this began it)."""
+        if compiler is None:
+            return None
+        made = provenance.Made(
+            app=app,
+            slug=result.slug,
+            source=result.source_sha256,
+            stacks=(result.stack, self._settings.stack_build),
+            buildpacks=provenance.buildpacks(result.buildpacks),
+            builder=provenance.Builder(provenance.COMPILER, compiler),
+        )
+        return provenance.statement(made)
 
     def _release(self, session: Session, app: App, row: Build, slug: Slug) -> Release:
         return create_release(

@@ -32,6 +32,7 @@ FETCH_S = 100  # less than the time after which a fetch job is given up
 PLATFORM, KIND = "blackstart.platform", "blackstart.kind"
 APP, APP_ID, PROCESS, VERSION = "blackstart.app", "blackstart.app_id", "blackstart.process", "blackstart.version"
 SLUG, BUILD, DYNO_ID, NODE = "blackstart.slug", "blackstart.build", "blackstart.dyno", "blackstart.node"
+COMPILER = "blackstart.compiler"  # the slug that a build runs
 
 TRUST_VARS = (
     "SSL_CERT_FILE",
@@ -167,7 +168,7 @@ def build_spec(
     """Return the job of a build: `compile`'s slug in the build stack, on the node's own bridge, with limits."""
     return ServiceSpec(
         name=short(f"{settings.platform}_build_{build_id}_{attempt}"),
-        labels=_labels(settings, "build", app, app_id) | {BUILD: build_id, VERSION: str(attempt)},
+        labels=_labels(settings, "build", app, app_id) | {BUILD: build_id, VERSION: str(attempt), COMPILER: slug},
         image=settings.stack_build,
         command=(*ENTRY, "start", "bin/build"),
         env=_environment(env, slug, f"build.{attempt}") | {"BLACKSTART_HOME": "/compile"},

@@ -14,6 +14,7 @@ from psmgr.builds import LOST, ResultRefused, parse_result
 from psmgr.output import Forwarder, kept, whole_characters
 from sqlalchemy import select, update
 
+from blackstart.model import provenance
 from blackstart.model.bus import build_stream
 from blackstart.model.tables import Account, App, Build, Dyno, Formation, Release, Slug
 
@@ -110,6 +111,26 @@ def test_a_build_may_end_with_a_slug_and_no_release(world: Any) -> None:
         assert session.get_one(Slug, row.slug_id).sha256 == DIGEST
         assert session.scalars(select(Release).where(Release.app_id == app)).all() == []
         assert session.scalars(select(Formation).where(Formation.app_id == app)).all() == []
+
+
+def test_a_slug_keeps_how_it_was_made(world: Any) -> None:
+    _, id_ = started(world)
+    compiler = job(world, id_).labels["blackstart.compiler"]
+    assert world.engine.specs[job(world, id_).id].env["BLACKSTART_SLUG"] == compiler
+    stored(world, id_)
+    row = ended(world, id_)
+    with world.transaction() as session:
+        kept = session.get_one(Slug, row.slug_id).provenance
+    assert kept is not None
+    assert (kept["_type"], kept["predicateType"]) == ("https://in-toto.io/Statement/v1", provenance.PREDICATE)
+    assert kept["subject"] == [{"name": "shop.squashfs", "digest": {"sha256": DIGEST}}]
+    definition, builder = kept["predicate"]["buildDefinition"], kept["predicate"]["runDetails"]["builder"]
+    named = {one["name"]: one["digest"]["sha256"] for one in definition["resolvedDependencies"]}
+    stacks = (world.settings.stack, world.settings.stack_build)
+    assert named == {"source": "0" * 64} | {stack.rpartition(":")[0]: stack.rpartition(":")[2] for stack in stacks}
+    assert definition["internalParameters"] == {"buildpacks": [{"name": "python", "version": "1"}]}
+    assert builder["id"] == provenance.COMPILER
+    assert builder["builderDependencies"] == [{"name": "compile.squashfs", "digest": {"sha256": compiler}}]
 
 
 @pytest.mark.parametrize(
