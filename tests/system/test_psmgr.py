@@ -433,6 +433,61 @@ def test_no_request_fails_during_deploys_and_scaling(under: Under, shop: uuid.UU
     eventually(lambda: under.ready("shop") == 1, 60, "one dyno")
 
 
+def test_dynos_are_restarted_on_any_node_and_no_request_fails(under: Under, shop: uuid.UUID) -> None:
+    under.scale(shop, "web", 4)
+    eventually(lambda: under.ready("shop") == 4, 60, "four dynos")
+    (service,) = under.services(shop)
+    before = {task.slot: task for task in service.tasks if task.wanted}
+    assert len({task.node_id for task in before.values()}) == 2  # one of them is not the process manager's engine
+
+    def wish(names: list[str]) -> None:
+        with under.transaction() as session:
+            mine = (Dyno.app_id == shop, Dyno.name.in_(names))
+            session.execute(update(Dyno).where(*mine).values(stop_requested=True))
+        bus.announce(under.client, "dyno", "shop")
+
+    def running() -> dict[int, str]:
+        (found,) = under.services(shop)
+        return {task.slot: task.id for task in found.tasks if task.wanted and task.phase == "running"}
+
+    def done() -> bool:
+        with under.transaction() as session:
+            waits = session.scalars(select(Dyno.name).where(Dyno.app_id == shop, Dyno.stop_requested)).all()
+        return not waits and under.ready("shop") == 4
+
+    over, failures = threading.Event(), []
+
+    def requests() -> None:
+        while not over.is_set():
+            try:
+                under.routers.get("shop")
+            except Exception as error:
+                failures.append(repr(error))
+
+    thread = threading.Thread(target=requests)
+    thread.start()
+    try:
+        for node in {task.node_id for task in before.values()}:
+            slot = next(task.slot for task in before.values() if task.node_id == node)
+            known, begun = running(), time.monotonic()
+            wish([f"web.{slot}"])
+            eventually(done, 60, f"the restart of web.{slot}")
+            timed("restart wished -> back", begun)
+            now = running()
+            assert {each for each in known if known[each] != now[each]} == {slot}
+        known = running()
+        wish([f"web.{slot}" for slot in known])
+        eventually(done, 120, "the restart of all")
+        assert not set(known.values()) & set(running().values())
+    finally:
+        over.set()
+        thread.join()
+    assert failures == []
+    eventually(lambda: not [s for s in under.engine.services(NAME) if "_stop_" in s.name], 30, "no job is left")
+    under.scale(shop, "web", 1)
+    eventually(lambda: under.ready("shop") == 1, 60, "one dyno")
+
+
 def test_a_new_slug_is_brought_to_the_nodes_first(under: Under, shop: uuid.UUID) -> None:
     slug = under.slug({"serve.py": SERVE + "# other\n"})
     begun = time.monotonic()

@@ -83,12 +83,13 @@ class WantedOneOff:
 
 @dataclass(frozen=True)
 class Desired:
-    """Everything that should be."""
+    """Everything that should be. `restarts` are the task ids of the formation's dynos that are to be restarted."""
 
     stage: str
     apps: tuple[WantedApp, ...] = ()
     builds: tuple[WantedBuild, ...] = ()
     one_offs: tuple[WantedOneOff, ...] = ()
+    restarts: frozenset[str] = frozenset()
     broken: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -124,7 +125,7 @@ def read_desired(session: Session, stage: str) -> Desired:
             broken.append((app.name, str(error)))
         else:
             apps.append(wanted)
-    return Desired(stage, tuple(apps), _builds(session), _one_offs(session), tuple(broken))
+    return Desired(stage, tuple(apps), _builds(session), _one_offs(session), _restarts(session), tuple(broken))
 
 
 def wanted_app(
@@ -218,3 +219,8 @@ def _one_offs(session: Session) -> tuple[WantedOneOff, ...]:
         WantedOneOff(dyno.id, dyno.app_id, app, dyno.name, dyno.state, dyno.stop_requested, dyno.time_limit_s, slug)
         for dyno, app, slug in session.execute(query)
     )
+
+
+def _restarts(session: Session) -> frozenset[str]:
+    query = select(Dyno.task).where(~Dyno.one_off, Dyno.stop_requested, Dyno.task.is_not(None))
+    return frozenset(task for task in session.scalars(query) if task is not None)

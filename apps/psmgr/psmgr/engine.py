@@ -103,7 +103,7 @@ class Task:
     """One run of one dyno. `since` is the unix time at which its phase began; `wanted` is false when it must end.
 
     `addresses` are its own on networks over all nodes; `ports` maps a container port to the node's. `version` is its
-    release's; its service's differs while a replacement goes on.
+    release's; its service's differs while a replacement goes on. `container` names it on its own node.
     """
 
     id: str
@@ -117,6 +117,7 @@ class Task:
     ports: Mapping[int, int] = field(default_factory=dict)
     addresses: tuple[str, ...] = ()
     version: str = ""
+    container: str = ""
 
 
 @dataclass(frozen=True)

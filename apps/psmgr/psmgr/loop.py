@@ -22,7 +22,22 @@ from psmgr.fetch import Fetcher, sweep
 from psmgr.guard import Guards
 from psmgr.leader import Leader
 from psmgr.oneoffs import OneOffs
-from psmgr.plan import Action, Create, Drain, Facts, Fail, Fetch, Forget, Remove, Replace, Scale, Succeed, plan_app
+from psmgr.plan import (
+    Action,
+    Create,
+    Drain,
+    Facts,
+    Fail,
+    Fetch,
+    Forget,
+    Remove,
+    Replace,
+    Scale,
+    Succeed,
+    begun_at,
+    plan_app,
+)
+from psmgr.restarts import Restarts
 from psmgr.settings import Settings
 from psmgr.store import Store
 from psmgr.table import RouteBoard
@@ -49,6 +64,7 @@ class Reconciler:
         self._board = RouteBoard(client, ack_s=settings.ack_s, drain_s=settings.drain_s)
         self._builds = Builds(settings, store, client, self._sealer, self._guards)
         self._one_offs = OneOffs(settings, self._sealer, self._guards)
+        self._restarts = Restarts(settings, self._guards)
         self._observer = observe.Observer()
         self._ports = observe.Ports()
         self._healthy: frozenset[str] | None = None
@@ -86,10 +102,11 @@ class Reconciler:
             {node.id: node for node in nodes},
             healthy,
             self._board.table,
+            self._restarts.leaving,
         )
         if self._board.known or healthy or planned["hosts"]:
             self._guards.run("routes", partial(self._publish, planned, leader))
-        facts = self._facts(desired, nodes, services, healthy, planned)
+        facts = self._facts(desired, nodes, services, by_app, healthy, planned)
         for app in desired.apps:
             self._guards.run(f"app {app.name}", partial(self._app, app, by_app, facts, engine, leader))
         self._orphans(desired, services, engine)
@@ -97,6 +114,7 @@ class Reconciler:
         self._builds.step(desired, services, nodes, engine, leader)
         for slug in self._one_offs.step(desired, services, nodes, facts.has, engine, leader):
             self._guards.run(f"fetch {slug}", partial(self._fetch, slug, engine))
+        self._restarts.step(desired, services, facts, routes.ready_ids(self._board.table), engine)
         self._write_down(desired, by_app, facts, leader)
         self._look_after_nodes(desired, services, engine, leader)
         if self._moved:
@@ -105,7 +123,9 @@ class Reconciler:
 
     def _waits(self, desired: Desired, services: tuple[Service, ...]) -> bool:
         """Return whether something is under way that the engine does not tell of."""
-        if self._draining or self._fetcher.busy or self._one_offs.busy or self._builds.busy or desired.builds:
+        if self._draining or self._fetcher.busy or self._builds.busy or desired.builds:
+            return True
+        if self._one_offs.busy or self._restarts.busy:
             return True
         if any(app.rolling is not None or app.deleting for app in desired.apps):
             return True
@@ -160,15 +180,19 @@ class Reconciler:
         desired: Desired,
         nodes: tuple[Node, ...],
         services: tuple[Service, ...],
+        by_app: dict[str, list[Service]],
         healthy: frozenset[str],
         planned: routes.Table,
     ) -> Facts:
-        rolling = {app.rolling.id for app in desired.apps if app.rolling is not None}
-        clock = time.monotonic()
-        self._begun = {id_: self._begun.get(id_, clock) for id_ in rolling}
+        clock = time.time()
+        self._begun = {
+            app.rolling.id: self._begun.get(app.rolling.id) or begun_at(app.rolling, by_app.get(str(app.id), ()), clock)
+            for app in desired.apps
+            if app.rolling is not None
+        }
         overdue = {id_ for id_, begun in self._begun.items() if clock - begun > self._settings.deploy_timeout_s}
         return Facts(
-            now=time.time(),
+            now=clock,
             nodes=nodes,
             present=frozenset(self._fetcher.present),
             settled=self._fetcher.settled(),

@@ -137,6 +137,8 @@ class Observer:
                 "task": dyno.task,
                 "port": dyno.port,
             }
+            if row.stop_requested and row.task != dyno.task:
+                row.stop_requested = False  # another run of the dyno: what was asked is done
             for field, value in changes.items():
                 if getattr(row, field) != value:
                     setattr(row, field, value)

@@ -176,9 +176,25 @@ def failure_of(release: WantedRelease, services: tuple[Service, ...], facts: Fac
     silent = _silent(release, own, facts)
     if silent is not None:
         return f"{silent} did not listen on $PORT ({spec.WEB_PORT}) within {facts.boot_s:.0f} seconds of its start"
-    if release.id not in facts.overdue:
+    if release.id not in facts.overdue or is_healthy(release, services, facts):
         return None
     return f"not healthy within the deadline: {_obstacle(release, own, facts)}"
+
+
+def begun_at(release: WantedRelease, services: Iterable[Service], now: float) -> float:
+    """Return when the release began to take over, as the engine knows it: a new process manager goes on counting.
+
+    A service that is replaced in place is older than its release, and says nothing.
+    """
+    own = {process.type for process in release.processes if not process.recreate}
+    ages = [
+        service.created
+        for service in services
+        if service.labels.get(spec.KIND) == "process"
+        and service.labels[spec.PROCESS] in own
+        and version_of(service) == release.version
+    ]
+    return min([now, *ages])
 
 
 def _silent(release: WantedRelease, services: list[Service], facts: Facts) -> str | None:

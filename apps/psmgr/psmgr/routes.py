@@ -31,10 +31,12 @@ def routing_table(
     nodes: Mapping[str, Node],
     healthy: frozenset[str],
     previous: Table,
+    leaving: frozenset[str] = frozenset(),
 ) -> Table:
     """Return the table without its version. `services` are by app id; `previous` is the last table.
 
-    A dyno that was never routed does not appear in order to be drained.
+    A dyno that was never routed does not appear in order to be drained. One that is `leaving` (a restart) is
+    drained while another one serves.
     """
     hosts: dict[str, str] = {}
     found: dict[str, Any] = {}
@@ -48,7 +50,7 @@ def routing_table(
         hosts.update(dict.fromkeys(app.hostnames, app.name))
         tls = app.component is not None and app.component.process("web").tls
         servers = _servers(app, services.get(str(app.id), ()), nodes, healthy, before.get(app.name, frozenset()))
-        found[app.name] = {"tls": tls, "servers": [] if app.maintenance else servers}
+        found[app.name] = {"tls": tls, "servers": [] if app.maintenance else _spared(servers, leaving)}
     return {"hosts": dict(sorted(hosts.items())), "apps": found}
 
 
@@ -72,6 +74,13 @@ def _servers(
             if server is not None and (server["state"] == "ready" or task.id in before):
                 servers.append(server)
     return sorted(servers, key=lambda server: str(server["id"]))
+
+
+def _spared(servers: list[dict[str, Any]], leaving: frozenset[str]) -> list[dict[str, Any]]:
+    """Return `servers`, those `leaving` drained where another one is ready."""
+    if not any(server["state"] == "ready" and server["id"] not in leaving for server in servers):
+        return servers
+    return [server | {"state": "drain"} if server["id"] in leaving else server for server in servers]
 
 
 def _server(task: Task, nodes: Mapping[str, Node], *, ready: bool) -> dict[str, Any] | None:

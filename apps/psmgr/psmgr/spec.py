@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from blackstart.model.component import Component, Process
 from blackstart.model.sizes import DEFAULT, SIZES
-from psmgr.engine import Limits, Mode, Mount, Port, ServiceSpec
+from psmgr.engine import Limits, Mode, Mount, Port, ServiceSpec, Task
 from psmgr.settings import Settings
 
 DYNO = "/usr/lib/blackstart/dyno"
@@ -27,12 +27,14 @@ NAME_LENGTH = 63  # an engine's service name is one DNS label
 # What the dyno's init needs until it drops them all: give files away (CHOWN), become the unprivileged user
 # (SETUID, SETGID, SETPCAP), and, for tini as root, pass signals on to it (KILL).
 CAPABILITIES = ("CHOWN", "KILL", "SETGID", "SETPCAP", "SETUID")
+STOP_GRACE_S = 30
 FETCH_S = 100  # less than the time after which a fetch job is given up
 
 PLATFORM, KIND = "blackstart.platform", "blackstart.kind"
 APP, APP_ID, PROCESS, VERSION = "blackstart.app", "blackstart.app_id", "blackstart.process", "blackstart.version"
 SLUG, BUILD, DYNO_ID, NODE = "blackstart.slug", "blackstart.build", "blackstart.dyno", "blackstart.node"
 COMPILER = "blackstart.compiler"  # the slug that a build runs
+TASK = "blackstart.task"
 
 TRUST_VARS = (
     "SSL_CERT_FILE",
@@ -219,6 +221,27 @@ def sweep_spec(settings: Settings, *, keep: frozenset[str], older_than_min: int,
         limits=Limits(64, 0.5, 16),
         mode="global-job",
         mounts=(Mount(SLUGS, "/slugs", read_only=False),),
+    )
+
+
+def stop_spec(settings: Settings, task: Task) -> ServiceSpec:
+    """Return the job that stops one dyno on its own node, as `docker stop` does; the engine then starts another.
+
+    The engine has no call that ends one of a service's dynos, and its manager none that reaches another node's
+    containers. So this job, which runs nothing but this one request, is given the socket of that node's engine.
+    """
+    url = f"http://engine/containers/{task.container}/stop?t={STOP_GRACE_S}"
+    request = ("--silent", "--show-error", "--fail", "--max-time", str(STOP_GRACE_S + 30), "--request", "POST")
+    return ServiceSpec(
+        name=short(f"{settings.platform}_stop_{task.id}"),
+        labels={PLATFORM: settings.platform, KIND: "stop", TASK: task.id, NODE: task.node_id},
+        image=settings.stack,
+        command=("curl", *request, "--unix-socket", ENGINE_SOCKET, url),
+        env={},
+        limits=Limits(64, 0.5, 16),
+        mode="job",
+        mounts=(Mount(ENGINE_SOCKET, ENGINE_SOCKET, read_only=False),),
+        constraints=(f"node.id=={task.node_id}",),
     )
 
 

@@ -11,6 +11,7 @@ import datetime
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import docker
@@ -274,9 +275,11 @@ def node_from(raw: Mapping[str, Any]) -> Node:
 def service_from(raw: Mapping[str, Any], tasks: list[Task]) -> Service:
     """Return the service in Swarm's JSON with `tasks`."""
     mode, replicas = _read_mode(raw["Spec"]["Mode"])
+    name = raw["Spec"]["Name"]
+    tasks = [replace(task, container=container_name(name, task)) for task in tasks]
     return Service(
         id=raw["ID"],
-        name=raw["Spec"]["Name"],
+        name=name,
         labels=raw["Spec"].get("Labels", {}),
         mode=mode,
         replicas=replicas,
@@ -284,6 +287,11 @@ def service_from(raw: Mapping[str, Any], tasks: list[Task]) -> Service:
         went_back=(raw.get("UpdateStatus") or {}).get("State", "").startswith("rollback"),
         tasks=tuple(sorted(tasks, key=lambda task: (task.slot, task.since, task.id))),
     )
+
+
+def container_name(service: str, task: Task) -> str:
+    """Return the name Swarm gives a task's container. Its status holds the id too, but is forgotten with the ports."""
+    return f"{service}.{task.slot or task.node_id}.{task.id}"
 
 
 def _read_mode(raw: Mapping[str, Any]) -> tuple[Mode, int | None]:

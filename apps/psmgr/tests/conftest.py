@@ -178,6 +178,7 @@ class FakeEngine:
         self.logs: dict[str, bytes] = {}
         self.behave: Callable[[ServiceSpec, Task], Task] = lambda spec, task: task
         self.networks: set[str] = set()
+        self.stops = True
         self._ids = itertools.count(1)
 
     def nodes(self) -> list[Node]:
@@ -195,6 +196,8 @@ class FakeEngine:
         replicas = spec.replicas if spec.mode == "replicated" else 1 if spec.mode == "job" else None
         self.running[id_] = Service(id_, spec.name, dict(spec.labels), spec.mode, replicas, time.time())
         self._fill(id_)
+        if spec.labels["blackstart.kind"] == "stop" and self.stops:
+            self._stop(spec.labels["blackstart.task"])
         return id_
 
     def scale(self, service_id: str, replicas: int) -> None:
@@ -262,6 +265,15 @@ class FakeEngine:
             if (slot, node) not in {(task.slot, task.node_id) for task in tasks}:
                 tasks.append(self._task(spec, slot, node))
         self.running[id_] = dataclasses.replace(service, tasks=tuple(tasks))
+
+    def _stop(self, task_id: str) -> None:
+        """End a task, and start another one in its slot."""
+        for id_, service in self.running.items():
+            if any(task.id == task_id for task in service.tasks):
+                kept = tuple(task for task in service.tasks if task.id != task_id)
+                self.running[id_] = dataclasses.replace(service, tasks=kept)
+                self._fill(id_)
+                return
 
     def _task(self, spec: ServiceSpec, slot: int, node: str) -> Task:
         id_ = f"t{next(self._ids)}"

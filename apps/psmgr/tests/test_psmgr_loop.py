@@ -208,3 +208,110 @@ def test_no_build_is_lost(world: Any) -> None:
     assert world.engine is not None
     with world.transaction() as session:
         assert session.scalars(select(Build)).all() == []
+
+
+def restart(world: Any, app: Any, *names: str) -> None:
+    with world.transaction() as session:
+        session.execute(update(Dyno).where(Dyno.app_id == app, Dyno.name.in_(names)).values(stop_requested=True))
+
+
+def tasks_of(world: Any, name: str) -> dict[int, str]:
+    return {task.slot: task.id for task in world.engine.named(name).tasks}
+
+
+def routed(world: Any) -> int:
+    return len(world.routes().get("apps", {}).get("shop", {"servers": []})["servers"])
+
+
+def marked(world: Any) -> list[str]:
+    with world.transaction() as session:
+        return list(session.scalars(select(Dyno.name).where(Dyno.stop_requested).order_by(Dyno.name)))
+
+
+def test_a_restarted_dyno_is_stopped_once_and_only_that_one(world: Any) -> None:
+    app = world.app("shop")
+    world.release(app)
+    world.scale(app, "web", 3)
+    world.until(lambda: world.status(app, 1) == "succeeded" and routed(world) == 3)
+    world.step()
+    before = tasks_of(world, "t_shop_web_v1")
+    restart(world, app, "web.2")
+    world.until(lambda: marked(world) == [])
+    for _ in range(5):
+        world.step()
+    after = tasks_of(world, "t_shop_web_v1")
+    assert {slot for slot in before if before[slot] != after[slot]} == {2}
+    assert [write for write in world.engine.writes if "_stop_" in write] == [
+        f"create t_stop_{before[2]}",
+        f"remove t_stop_{before[2]}",
+    ]
+
+
+def test_all_dynos_restart_one_after_another(world: Any) -> None:
+    app = world.app("shop")
+    world.release(app)
+    world.scale(app, "web", 3)
+    world.until(lambda: world.status(app, 1) == "succeeded" and routed(world) == 3)
+    world.step()
+    before = tasks_of(world, "t_shop_web_v1")
+    restart(world, app, "web.1", "web.2", "web.3")
+    fewest = 3
+    for _ in range(100):
+        world.step()
+        fewest = min(fewest, routed(world))
+        if not marked(world):
+            break
+    assert marked(world) == []
+    assert not set(before.values()) & set(tasks_of(world, "t_shop_web_v1").values())
+    assert fewest >= 2
+
+
+def test_a_new_process_manager_goes_on_with_a_restart(world: Any) -> None:
+    app = world.app("shop")
+    world.release(app)
+    world.until(lambda: world.status(app, 1) == "succeeded" and world.routes().get("hosts"))
+    world.step()
+    before = tasks_of(world, "t_shop_web_v1")
+    restart(world, app, "web.1")
+    world.engine.stops = False  # the job was made, and nothing came of it yet
+    world.step()
+    world.reconciler = world.fresh_reconciler()
+    world.step()
+    jobs = [service for service in world.engine.running.values() if "_stop_" in service.name]
+    assert [job.name for job in jobs] == [f"t_stop_{before[1]}"]
+    world.engine.stops = True
+    world.engine.running[jobs[0].id] = dataclasses.replace(jobs[0], created=jobs[0].created - 1000)
+    world.until(lambda: marked(world) == [])
+    assert before != tasks_of(world, "t_shop_web_v1")
+
+
+def test_a_dyno_whose_port_the_engine_forgot_is_restarted(world: Any) -> None:
+    app = world.app("shop")
+    world.release(app)
+    world.until(lambda: world.status(app, 1) == "succeeded" and world.routes().get("hosts"))
+    service = world.engine.named("t_shop_web_v1")
+    lost = dataclasses.replace(service.tasks[0], id="unknown", ports={}, since=service.created - 100)
+    world.engine.running[service.id] = dataclasses.replace(service, tasks=(lost,))
+    world.until(lambda: tasks_of(world, "t_shop_web_v1")[1] != "unknown")
+    world.until(lambda: routed(world) == 1)
+
+
+def test_the_deadline_of_a_release_outlives_its_process_manager(world: Any) -> None:
+    app = world.app("shop")
+    world.release(app)
+    world.until(lambda: world.status(app, 1) == "succeeded")
+
+    def slow(spec: Any, task: Any) -> Any:
+        return dataclasses.replace(task, phase="starting") if spec.name.endswith("_v2") else task
+
+    world.engine.behave = slow
+    world.release(app, slug="2" * 64)
+    world.until(lambda: world.engine.named("t_shop_web_v2"))
+    service = world.engine.named("t_shop_web_v2")
+    begun = service.created - world.settings.deploy_timeout_s
+    world.engine.running[service.id] = dataclasses.replace(service, created=begun - 1)
+    world.step()
+    assert world.status(app, 2) == "pending"
+    world.reconciler = world.fresh_reconciler()
+    world.until(lambda: world.status(app, 2) == "failed")
+    assert "not healthy within the deadline" in world.failure(app, 2)

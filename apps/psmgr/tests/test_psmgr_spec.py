@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from psmgr import spec
-from psmgr.engine import Mount, Port, ServiceSpec
+from psmgr.engine import Mount, Port, ServiceSpec, Task
 from psmgr.settings import SettingRefused, settings_from
 from psmgr.swarm import node_from, service_body, task_from, unix_time
 
@@ -276,3 +276,12 @@ def test_the_engines_answers_are_read() -> None:
 @pytest.mark.parametrize("fraction", ["", ".1", ".12", ".123456", ".123456789"])
 def test_times_with_any_number_of_digits_are_read(fraction: str) -> None:
     assert int(unix_time(f"1970-01-01T00:01:00{fraction}Z")) == 60
+
+
+def test_the_job_that_stops_a_dyno_names_its_container_and_node_and_gets_nothing_else() -> None:
+    task = Task("task1", 2, "n1", "running", container="t_shop_web_v3.2.task1")
+    made = spec.stop_spec(SETTINGS, task)
+    assert made.command[-1] == "http://engine/containers/t_shop_web_v3.2.task1/stop?t=30"
+    assert made.constraints == ("node.id==n1",)
+    assert (made.mode, made.env, made.capabilities, made.network) == ("job", {}, (), None)
+    assert [mount.source for mount in made.mounts] == ["/var/run/docker.sock"]
