@@ -16,6 +16,8 @@ from typing import Any
 from blackstart import __version__, observe
 from blackstart.deploys import run_deploy
 from blackstart.errors import BlackstartError, InventoryError, StopRequested
+from blackstart.graph import read_graph
+from blackstart.graph_text import print_graph
 from blackstart.inventory import load_inventory
 from blackstart.journal import Journal
 from blackstart.platform import Platform
@@ -94,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     verify = _command(commands, "verify", "carry out the proofs on the live platform; without a choice, all", _verify)
     for name in PROVERS:
         verify.add_argument(f"--{name}", action="append_const", dest="chosen", const=name, help=f"only {name}")
+
+    _command(commands, "graph", "what the components need, which stage breaks which cycle, and the order", _graph)
 
     _command(commands, "status", "what runs, and where", _status)
     _command(commands, "down", "remove the local machines, their network and the state of the platform", _down)
@@ -205,6 +209,19 @@ def _verify(arguments: argparse.Namespace) -> int:
         for proof in proofs:
             print(f"{'holds' if proof.holds else 'FAILS'}  {proof.name:14} {proof.detail}")
     return 0 if all(proof.holds for proof in proofs) else 1
+
+
+def _graph(arguments: argparse.Namespace) -> int:
+    """Show the graph of this checkout; exit 1 when something of it cannot be."""
+    graph = read_graph(checkout_root())
+    if arguments.json:
+        print(json.dumps(graph.as_json()))
+    else:
+        print_graph(graph)
+    problems = graph.problems()
+    for problem in problems:
+        error(str(problem))
+    return 1 if problems else 0
 
 
 def _status(arguments: argparse.Namespace) -> int:

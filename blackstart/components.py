@@ -12,14 +12,14 @@ import json
 import sys
 import time
 from dataclasses import dataclass
-from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 from blackstart.client import Client, Endpoint, wait_for
 from blackstart.errors import BlackstartError, PlatformError
+from blackstart.graph import component_order
 from blackstart.model.component import Process
-from blackstart.sources import SourceTarball, component_names, component_source, read_component
+from blackstart.sources import SourceTarball, component_source, read_component
 
 BUILD_SECONDS = 1200.0
 HEALTHY_SECONDS = 240.0
@@ -36,18 +36,8 @@ class Plan:
 
     @property
     def order(self) -> list[str]:
-        """The components, each after those that it needs to boot or run."""
-        return boot_order(self.root)
-
-
-def boot_order(root: Path) -> list[str]:
-    """Return the components of `root` so that each follows its hard needs."""
-    names = component_names(root)
-    sorter: TopologicalSorter[str] = TopologicalSorter()
-    for name in names:
-        hard = {need.on for need in read_component(root, name).needs if need.kind == "hard" and need.on in names}
-        sorter.add(name, *sorted(hard - {name}))
-    return list(sorter.static_order())
+        """The components, each after those that it needs."""
+        return component_order(self.root)
 
 
 def apply(client: Client, plan: Plan) -> None:

@@ -5,6 +5,7 @@ BlackstartError           what failed and where, why, and what to do next
 ├── HostError             the operator's host or a machine is not fit
 ├── MachineError          a local machine could not be made, booted or removed
 ├── StackError            a stack image could not be built or loaded
+├── GraphError           the components' declared needs contradict each other, or the file of one is wrong
 ├── DeployError           a pyinfra deploy did not succeed on every host
 ├── PlatformError         the platform's API refused or did not answer
 ├── ProofError            something that must hold does not hold
@@ -45,6 +46,10 @@ class MachineError(BlackstartError):
 
 class StackError(BlackstartError):
     """A stack image could not be built or loaded."""
+
+
+class GraphError(BlackstartError):
+    """The components' declared needs contradict each other, or the file of one is wrong."""
 
 
 class DeployError(BlackstartError):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from blackstart.proofs import Proof, Prover, carried_out, no_op_pivot
+from blackstart.proofs import Proof, Prover, carried_out, graph, no_op_pivot
 from blackstart.run import Run
 
 PROVERS: dict[str, Prover] = {
+    "graph": graph.prove,
     "no-op-pivot": no_op_pivot.prove,
 }
 

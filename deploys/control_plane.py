@@ -11,7 +11,7 @@ from pyinfra.api import deploy
 from pyinfra.api.operation import OperationMeta
 from pyinfra.operations import apt, files, server, systemd
 
-from blackstart.components import boot_order
+from blackstart.graph import component_order
 from blackstart.platform import BUS_PORT, STAGE0_API_PORT, TRUST
 from blackstart.sources import checkout_root, checkout_source, uv_binary
 from deploys.lib import facts
@@ -234,7 +234,7 @@ def apps_order() -> dict[str, object]:
         "ca": f"{TRUST}/ca.pem",
         "root": CHECKOUT,
         "stack": known.stacks.run.name,
-        "config": {name: known.component_config(name) for name in boot_order(checkout_root())},
+        "config": {name: known.component_config(name) for name in component_order(checkout_root())},
     }
 
 

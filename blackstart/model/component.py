@@ -6,9 +6,12 @@ Raises `ComponentRefused` with the key's path: `processes.web.mode: 'x' is not o
 from __future__ import annotations
 
 import tomllib
+from enum import StrEnum
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from blackstart.model.names import NameRefused, app_name
 
 ALLOWED_MOUNTS = ("/var/lib/blackstart/router",)
 
@@ -47,13 +50,56 @@ class Process(_Strict):
     cpus: float = Field(default=1.0, gt=0)
 
 
+class World(StrEnum):
+    """What a component may need beside other components: what the world, the node and the operator hold."""
+
+    DNS = "world:dns"
+    CLOCK = "world:clock"
+    CERTIFICATES = "world:certificates"
+    PACKAGES = "world:packages"
+    BACKUP_STORE = "world:backup-store"
+    SECRET_KEY = "world:secret-key"  # noqa: S105 - a name
+    CREDENTIALS = "world:credentials"
+    OPERATOR_STATE = "world:operator-state"
+    ENGINE = "world:engine"
+    SLUG_CACHE = "world:slug-cache"
+    DISK = "world:disk"
+
+    @property
+    def meaning(self) -> str:
+        """What it is, in a sentence."""
+        return _MEANINGS[self]
+
+
+_MEANINGS: dict[World, str] = {
+    World.DNS: "names outside the platform: those of package sources, and the platform's domain for its users",
+    World.CLOCK: "a right time: inside the certificates' validity, and within 15 minutes of the object store's",
+    World.CERTIFICATES: "the platform's CA and its leaves, on the nodes and in config vars, not expired",
+    World.PACKAGES: "package sources: Debian, PyPI, npm, RubyGems, or the inventory's mirrors of them",
+    World.BACKUP_STORE: "where the database's archive and base backups lie",
+    World.SECRET_KEY: "the key that opens config vars in the database",
+    World.CREDENTIALS: "the stores' passwords and keys and the backups' passphrase, made once by the operator's side",
+    World.OPERATOR_STATE: "the operator's state folder, from which a component's first config vars come",
+    World.ENGINE: "Docker Swarm: the node's daemon, and a majority of its managers",
+    World.SLUG_CACHE: "the slug and the stack image on the node's own disk",
+    World.DISK: "room on the node's disk, and the component's volume where it has one",
+}
+
+Phase = Literal["boot", "run", "build"]
+"""boot: a dyno (re)starts on a node that had it; run: it does its work; build: it is compiled, released and first started."""
+
+
 class Need(_Strict):
-    """One edge of the dependency graph."""
+    """One edge of the dependency graph: `on` is a component or a word of `World`.
+
+    hard: without it a dyno does not start (boot), does none of its work (run), no release comes about (build).
+    soft: it starts, works with less, or works later.
+    """
 
     on: str
     kind: Literal["hard", "soft"]
-    at: tuple[Literal["boot", "run", "build"], ...]
-    why: str
+    at: tuple[Phase, ...] = Field(min_length=1)
+    why: str = Field(min_length=1)
 
 
 class Component(_Strict):
@@ -76,7 +122,27 @@ def parse_component(text: str) -> Component:
     except tomllib.TOMLDecodeError as error:
         raise ComponentRefused(f"component.toml is not TOML: {error}") from error
     head = raw.pop("component", {})
-    return load_component({**head, **raw})
+    component = load_component({**head, **raw})
+    for place, need in enumerate(component.needs):
+        _check_name(f"needs.{place}.on", need.on)
+    return component
+
+
+def _check_name(path: str, on: str) -> None:
+    """Refuse a name that can be no component, and no word of `World`.
+
+    Only where a file is read: a running API must take the description of a newer component that uses a newer word.
+    """
+    try:
+        if not on.startswith("world:"):
+            app_name(on)
+            return
+        World(on)
+    except NameRefused as error:
+        raise ComponentRefused(f"component.toml: {path}: {error}") from error
+    except ValueError as error:
+        words = ", ".join(World)
+        raise ComponentRefused(f"component.toml: {path}: {on!r} is not one of {words}") from error
 
 
 def load_component(value: dict[str, Any]) -> Component:
