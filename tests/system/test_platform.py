@@ -5,14 +5,17 @@ The tests run in the order of this file; the last ones reboot nodes and remove e
 
 from __future__ import annotations
 
+import base64
 import concurrent.futures
 import hashlib
+import io
 import itertools
 import json
 import os
 import re
 import subprocess
 import sys
+import tarfile
 import threading
 from collections import Counter
 from dataclasses import dataclass
@@ -244,6 +247,43 @@ def test_an_app_deploys_and_answers_through_every_router(it, app):
         assert answer.status_code == 200
         assert app in answer.text.lower()
     it.client.call("DELETE", f"/apps/{name}")
+
+
+def test_a_rack_app_with_a_native_extension_deploys_and_answers(it, tmp_path):
+    it.deploy("an-rack", _rack_app(it, tmp_path / "rack"))
+    it.client.call("PATCH", "/apps/an-rack/config-vars", {"RELEASE": "v7"})
+    _settled(it, "an-rack")
+    for node in range(3):
+        answer = it.get("an-rack", node=node)
+        assert answer.status_code == 200
+        assert answer.text.strip() == "rack v7"
+    it.client.call("DELETE", "/apps/an-rack")
+
+
+GEMS = """set -e
+mkdir -m 777 /out
+base64 -d | tar -xz -C /out
+exec 3>&1 >&2
+env HOME=/tmp setpriv --reuid=10000 --regid=10000 --clear-groups /out/make-rack-gems /out/app
+tar -C /out/app -cz . | base64 >&3
+"""
+
+
+def _rack_app(it, to: Path) -> Path:
+    """Return the fixture with its gems and lock file, made from Debian's packages in a node's build stack."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for name in ("make-rack-gems", "rack"):
+            archive.add(FIXTURES / name, arcname=name)
+    trust = "/etc/blackstart/trust"
+    environment = [f"--env={name}={trust}/ca-bundle.pem" for name in ("SSL_CERT_FILE", "CURL_CA_BUNDLE")]
+    argv = ["docker", "run", "--rm", "--interactive", *environment, f"--volume={trust}:{trust}:ro"]
+    with connected(it.platform.inventory.nodes[1]) as remote:
+        given = base64.b64encode(packed.getvalue()).decode()
+        made = remote.check([*argv, it.platform.stacks.build.name, "bash", "-c", GEMS], stdin=given, seconds=300)
+    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(made))) as archive:
+        archive.extractall(to, filter="data")
+    return to
 
 
 def test_scaling_rollback_and_a_killed_dyno(it):
