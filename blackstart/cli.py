@@ -16,7 +16,8 @@ from typing import Any
 from blackstart import __version__, observe
 from blackstart.deploys import run_deploy
 from blackstart.errors import BlackstartError, InventoryError, StopRequested
-from blackstart.graph import read_graph
+from blackstart.graph import Graph, read_graph
+from blackstart.graph_svg import graph_svg
 from blackstart.graph_text import print_graph
 from blackstart.inventory import load_inventory
 from blackstart.journal import Journal
@@ -97,7 +98,10 @@ def _parser() -> argparse.ArgumentParser:
     for name in PROVERS:
         verify.add_argument(f"--{name}", action="append_const", dest="chosen", const=name, help=f"only {name}")
 
-    _command(commands, "graph", "what the components need, which stage breaks which cycle, and the order", _graph)
+    graph = _command(
+        commands, "graph", "what the components need, which stage breaks which cycle, and the order", _graph
+    )
+    graph.add_argument("--svg", type=Path, metavar="FILE", help="also draw it into FILE")
 
     _command(commands, "status", "what runs, and where", _status)
     _command(commands, "down", "remove the local machines, their network and the state of the platform", _down)
@@ -214,6 +218,8 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _graph(arguments: argparse.Namespace) -> int:
     """Show the graph of this checkout; exit 1 when something of it cannot be."""
     graph = read_graph(checkout_root())
+    if arguments.svg is not None:
+        _write_svg(arguments.svg, graph)
     if arguments.json:
         print(json.dumps(graph.as_json()))
     else:
@@ -222,6 +228,13 @@ def _graph(arguments: argparse.Namespace) -> int:
     for problem in problems:
         error(str(problem))
     return 1 if problems else 0
+
+
+def _write_svg(path: Path, graph: Graph) -> None:
+    try:
+        path.write_text(graph_svg(graph), encoding="utf-8")
+    except OSError as problem:
+        raise BlackstartError(f"the drawing could not be written to {path}", why=str(problem)) from problem
 
 
 def _status(arguments: argparse.Namespace) -> int:

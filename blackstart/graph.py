@@ -6,6 +6,7 @@ An edge goes from a component to what it needs. Cycles are looked for in three s
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,7 +84,28 @@ class Graph:
 
         Where not all needs can be obeyed, boot goes before run and hard before soft.
         """
-        return tuple(nx.lexicographical_topological_sort(self._obeyed()))
+        return tuple(nx.lexicographical_topological_sort(self._obeyed(("hard", "soft"))))
+
+    @property
+    def layers(self) -> list[list[str]]:
+        """The components by their hard needs: each layer needs only those before it. Where a ring is fatal, one layer."""
+        if any(cycle.is_fatal for cycle in self.cycles):
+            return [list(self.components)]
+        return [sorted(layer) for layer in nx.topological_generations(self._obeyed(("hard",)))]
+
+    @property
+    def shared(self) -> tuple[Edge, ...]:
+        """A need of each kind that every component has on a component when it is built, told by one of them."""
+        found: dict[str, list[Edge]] = {}
+        for edge in self.on_components(kind="hard"):
+            if edge.at == "build":
+                found.setdefault(edge.on, []).append(edge)
+        return tuple(edges[-1] for edges in found.values() if len(edges) == len(self.components))
+
+    def own(self) -> tuple[Edge, ...]:
+        """The needs on other components that not every component has."""
+        shared = {(edge.on, edge.at, edge.kind) for edge in self.shared}
+        return tuple(edge for edge in self.on_components() if (edge.on, edge.at, edge.kind) not in shared)
 
     def problems(self) -> list[GraphError]:
         """Return what must not be: cycles that nothing breaks, breaks that break nothing."""
@@ -133,11 +155,11 @@ class Graph:
     def _is_of_use(self, one: Break) -> bool:
         return any(one in cycle.broken_by for cycle in self.cycles)
 
-    def _obeyed(self) -> nx.DiGraph:
-        """Return the graph of needs that an order can obey, from what is needed to who needs it."""
+    def _obeyed(self, kinds: Sequence[Kind]) -> nx.DiGraph:
+        """Return the graph of needs of `kinds` that an order can obey, from what is needed to who needs it."""
         obeyed = nx.DiGraph()
         obeyed.add_nodes_from(self.components)
-        for kind, phase in (("hard", "boot"), ("hard", "run"), ("soft", "boot"), ("soft", "run")):
+        for kind, phase in itertools.product(kinds, ("boot", "run")):
             for edge in self.on_components():
                 if (edge.kind, edge.at) != (kind, phase) or self.break_of(edge) is not None:
                     continue

@@ -29,12 +29,10 @@ def print_graph(graph: Graph, console: Console | None = None) -> None:
 
 def _components(graph: Graph) -> RenderableType:
     tree = Tree("Components and what they need of each other (hard in capitals)", guide_style="dim")
-    shared = _shared(graph)
-    if shared:
-        _grow(tree.add(Text("every component", style="bold")), shared)
+    if graph.shared:
+        _grow(tree.add(Text("every component", style="bold")), graph.shared)
     for name in graph.components:
-        own = [edge for edge in graph.on_components() if edge.of == name and not _is_shared(edge, shared)]
-        _grow(tree.add(Text(name, style="bold")), own)
+        _grow(tree.add(Text(name, style="bold")), (edge for edge in graph.own() if edge.of == name))
     return tree
 
 
@@ -56,19 +54,6 @@ def _declared(edges: Iterable[Edge]) -> dict[tuple[str, bool, str], list[Phase]]
     for edge in edges:
         found.setdefault((edge.on, edge.kind == "hard", edge.why), []).append(edge.at)
     return found
-
-
-def _shared(graph: Graph) -> list[Edge]:
-    """Return one need for each that every component has at building: it is shown once."""
-    found: dict[str, list[Edge]] = {}
-    for edge in graph.on_components(kind="hard"):
-        if edge.at == "build":
-            found.setdefault(edge.on, []).append(edge)
-    return [edges[-1] for edges in found.values() if len(edges) == len(graph.components)]
-
-
-def _is_shared(edge: Edge, shared: Iterable[Edge]) -> bool:
-    return any((edge.on, edge.at, edge.kind) == (one.on, one.at, one.kind) for one in shared)
 
 
 def _world(graph: Graph) -> RenderableType:

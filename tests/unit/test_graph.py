@@ -1,13 +1,17 @@
 """The graph of needs: its cycles, what breaks them, and the order from it."""
 
+import itertools
 import json
+import re
+import xml.etree.ElementTree as ET
 
 import pytest
 
 from blackstart.breaks import BREAKS, Break
 from blackstart.cli import _parser
-from blackstart.errors import GraphError
+from blackstart.errors import BlackstartError, GraphError
 from blackstart.graph import component_order, read_graph
+from blackstart.graph_svg import graph_svg
 from blackstart.model.component import ComponentRefused, World, load_component, parse_component
 from blackstart.sources import checkout_root, component_names, read_component
 
@@ -239,3 +243,101 @@ def test_the_command_fails_for_a_ring_at_boot_and_shows_it(checkout, monkeypatch
     captured = capsys.readouterr()
     assert "BROKEN BY NOTHING: api → postgres → api" in captured.out
     assert "apps/postgres/component.toml" in captured.err
+
+
+# --- the drawing -----------------------------------------------------------------------------------------------------
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def drawn(root, breaks=BREAKS):
+    return ET.fromstring(graph_svg(read_graph(root, breaks)))
+
+
+def boxes(svg):
+    """Return (label, left, top, right, bottom) of each component."""
+    found = []
+    for box, label in itertools.pairwise(svg):
+        if "box" in box.get("class", "").split():
+            x, y, width, height = (float(box.get(key)) for key in ("x", "y", "width", "height"))
+            found.append((label.text, x, y, x + width, y + height))
+    return found
+
+
+def test_the_drawing_has_every_component_word_and_break():
+    svg = drawn(checkout_root())
+    texts = " ".join(text.text for text in svg.iter(f"{SVG}text"))
+    assert sorted(label for label, *_ in boxes(svg)) == sorted([*component_names(checkout_root()), "every component"])
+    assert all(word.removeprefix("world:") in texts for word in World)
+    assert all(one.label in texts for one in BREAKS)
+
+
+def test_a_hard_need_is_drawn_solid_a_soft_one_dashed_and_each_says_why(checkout):
+    svg = drawn(checkout(one="two hard run; zoo soft boot", two="", zoo=""))
+    lines = {
+        line.find(f"{SVG}title").text: line.get("class")
+        for line in svg.iter(f"{SVG}path")
+        if line.find(f"{SVG}title") is not None
+    }
+    assert lines == {
+        "one needs two at run (hard): it is so": "line run",
+        "one needs zoo at boot (soft): it is so": "line boot soft",
+    }
+
+
+def test_what_a_stage_breaks_is_marked_with_the_stage(checkout):
+    svg = drawn(
+        checkout(one="two hard build", two="one hard run"), (Break("one", "two", "build", "stage-9", "it is built"),)
+    )
+    assert [text.text for text in svg.iter(f"{SVG}text")].count("stage-9") == 2
+    assert "BROKEN BY NOTHING" not in ET.tostring(svg, encoding="unicode")
+
+
+def test_a_ring_that_nothing_breaks_is_drawn_as_such(checkout):
+    svg = drawn(checkout(one="two hard boot; one hard run", two="one hard boot"), ())
+    assert "BROKEN BY NOTHING: one → two → one" in [text.text for text in svg.iter(f"{SVG}text")]
+
+
+def test_no_boxes_overlap_and_no_line_goes_behind_one():
+    svg = drawn(checkout_root())
+    found = boxes(svg)
+    for one, other in itertools.combinations(found, 2):
+        assert one[3] < other[1] or other[3] < one[1] or one[4] < other[2] or other[4] < one[2], (one, other)
+    for line in svg.iter(f"{SVG}path"):
+        title = line.find(f"{SVG}title")
+        if title is not None:
+            ends = re.match("(.+) needs ([a-z]+) at", title.text).groups()
+            for label, left, top, right, bottom in found:
+                inside = [(x, y) for x, y in along(line.get("d")) if left < x < right and top < y < bottom]
+                assert label in ends or not inside, f"{title.text} goes behind {label}"
+
+
+def along(path):
+    """Yield points of a path of M, L and C."""
+    at = (0.0, 0.0)
+    for command, numbers in re.findall("([MLC])([^MLC]*)", path):
+        values = [float(number) for number in re.split("[ ,]+", numbers.strip())]
+        points = list(zip(values[::2], values[1::2], strict=True))
+        if command != "M":
+            for step in range(51):
+                yield on_curve([at, *points], step / 50)
+        at = points[-1]
+
+
+def on_curve(points, t):
+    """De Casteljau."""
+    while len(points) > 1:
+        points = [((1 - t) * a[0] + t * b[0], (1 - t) * a[1] + t * b[1]) for a, b in itertools.pairwise(points)]
+    return points[0]
+
+
+def test_the_drawing_is_self_contained():
+    text = graph_svg(read_graph(checkout_root()))
+    assert not re.findall(r"""(?:href|src)=|@import|url\((?!#)""", text)
+
+
+def test_the_command_writes_the_drawing_and_says_when_it_cannot(tmp_path, capsys):
+    assert graph_command("--json", "--svg", str(tmp_path / "graph.svg")) == 0
+    assert (tmp_path / "graph.svg").read_text().startswith("<svg ")
+    with pytest.raises(BlackstartError, match="could not be written"):
+        graph_command("--svg", str(tmp_path / "none" / "graph.svg"))
