@@ -46,13 +46,14 @@ class Edge:
 class Cycle:
     """Components that need each other, in a ring.
 
-    `needs` are the hard needs along it, `broken_by` what stages break of it. It is fatal when nothing of it can ever be the
-    first: each step stands, and one is needed to start. Where all only run by each other, each starts, and they find each other.
+    `standing` are the hard needs along it that no stage meets in another way, `broken_by` what stages do about the others. It is
+    fatal when none of it can ever be the first: each step stands, and one is needed to start. Where all only run by each other,
+    each starts, and they find each other.
     """
 
     subgraph: str
     members: tuple[str, ...]
-    needs: tuple[Edge, ...]
+    standing: tuple[Edge, ...]
     broken_by: tuple[Break, ...]
     is_fatal: bool
 
@@ -108,7 +109,7 @@ class Graph:
         return tuple(edge for edge in self.on_components() if (edge.on, edge.at, edge.kind) not in shared)
 
     def problems(self) -> list[GraphError]:
-        """Return what must not be: cycles that nothing breaks, breaks that break nothing."""
+        """Return what must not be: cycles that nothing breaks, and breaks that break nothing."""
         fatal = [_unbroken(cycle) for cycle in self.cycles if cycle.is_fatal]
         return fatal + [_useless(one) for one in self.breaks if not self._is_of_use(one)]
 
@@ -143,11 +144,11 @@ class Graph:
 
     def _cycle(self, subgraph: str, members: tuple[str, ...]) -> Cycle:
         steps = [self._step(of, on) for of, on in zip(members, (*members[1:], members[0]), strict=True)]
-        needs = tuple(edge for step in steps for edge in step)
         standing = [[edge for edge in step if self.break_of(edge) is None] for step in steps]
-        is_fatal = all(standing) and any(edge.at != "run" for step in standing for edge in step)
-        met = () if is_fatal else (self.break_of(edge) for edge in needs)
-        return Cycle(subgraph, members, needs, tuple(dict.fromkeys(one for one in met if one is not None)), is_fatal)
+        left = tuple(edge for step in standing for edge in step)
+        is_fatal = all(standing) and any(edge.at != "run" for edge in left)
+        met = () if is_fatal else (self.break_of(edge) for step in steps for edge in step)
+        return Cycle(subgraph, members, left, tuple(dict.fromkeys(one for one in met if one is not None)), is_fatal)
 
     def _step(self, of: str, on: str) -> list[Edge]:
         return [edge for edge in self.on_components(kind="hard") if (edge.of, edge.on) == (of, on)]
@@ -216,7 +217,7 @@ def _from_least(nodes: Sequence[str]) -> tuple[str, ...]:
 def _unbroken(cycle: Cycle) -> GraphError:
     return GraphError(
         f"a cycle of hard needs that no stage breaks ({cycle.subgraph}): {cycle}",
-        why="none of them can be the first. Declared are:\n" + "\n".join(f"  {edge}" for edge in cycle.needs),
+        why="none of them can be the first. Declared are:\n" + "\n".join(f"  {edge}" for edge in cycle.standing),
         fix="let one of them start without the other and declare that need soft; "
         "or let a stage meet one of these needs in another way, and say how in blackstart/breaks.py",
     )
