@@ -98,6 +98,20 @@ class Client:
         """Store `data` at a presigned URL that the API gave out."""
         wait_for(lambda: self._put(presigned, data), "an upload", seconds=STORE_SECONDS)
 
+    def get(self, presigned: str) -> bytes:
+        """Return the bytes at a presigned URL that the API gave out."""
+        return wait_for(lambda: self._get(presigned), "a download", seconds=STORE_SECONDS)
+
+    def _get(self, presigned: str) -> bytes:
+        url, headers, extensions = self._route(presigned)
+        try:
+            response = self._http.get(url, headers=headers, extensions=extensions, timeout=UPLOAD_SECONDS)
+        except httpx.HTTPError as error:
+            raise PlatformError("the object store did not answer", why=f"{type(error).__name__}: {error}") from error
+        if response.status_code >= 300:
+            raise refused("GET", "from the object store", response)
+        return response.content
+
     def _put(self, presigned: str, data: bytes) -> bool:
         """Store once. A store that starts refuses connections for some seconds."""
         url, headers, extensions = self._route(presigned)

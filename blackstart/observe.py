@@ -43,6 +43,19 @@ def is_self_hosted(platform: Platform) -> bool:
     return live is not None and live["stage"] == "self-hosted"
 
 
+def all_up(platform: Platform) -> bool:
+    """Whether every component is up, as the API says through the router of every node."""
+    for node in platform.inventory.nodes:
+        with node_client(platform, node) as client:
+            if not holds(lambda client=client: _components_up(client.call("GET", "/platform"))):
+                return False
+    return True
+
+
+def _components_up(live: dict[str, Any]) -> bool:
+    return all(process["state"] == "up" for component in live["components"] for process in component["processes"])
+
+
 def answering_client(platform: Platform) -> Client:
     """Return a client through the first router that answers. Raises PlatformError."""
     for node in platform.inventory.nodes:

@@ -215,8 +215,7 @@ def cut_off(run: Run) -> None:
     """Cut stage 0 off by firewall, then compile, release and serve an app without it."""
     run.remember("stage0_banned", True)
     run.deploy("cut-off", "cutoff", limit="runtime")
-    with observe.answering_client(run.platform) as client:
-        evidence = deploys_an_app(run.platform, client, run.log("cut-off"))
+    evidence = deploys_an_app(run.platform, lambda: observe.answering_client(run.platform), run.log("cut-off"))
     run.remember("cut_off_proof", evidence)
 
 
@@ -263,18 +262,7 @@ def wait_ready(run: Run) -> None:
 
 def is_ready(run: Run) -> bool:
     """Whether every component is up and every router serves the API."""
-    for node in run.platform.inventory.nodes:
-        with observe.node_client(run.platform, node) as client:
-            if not observe.holds(lambda client=client: _all_up(client.call("GET", "/platform"))):
-                return False
-    return True
-
-
-def _all_up(platform: dict[str, object]) -> bool:
-    components = platform["components"]
-    return isinstance(components, list) and all(
-        process["state"] == "up" for component in components for process in component["processes"]
-    )
+    return observe.all_up(run.platform)
 
 
 STEPS: tuple[Step[Run], ...] = (

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from blackstart.proofs import Proof, Prover, carried_out, graph, no_op_pivot
+from blackstart.proofs import Proof, Prover, black_start, carried_out, graph, no_op_pivot
 from blackstart.run import Run
 
 PROVERS: dict[str, Prover] = {
     "graph": graph.prove,
     "no-op-pivot": no_op_pivot.prove,
+    "black-start": black_start.prove,
 }
 
 

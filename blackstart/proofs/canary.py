@@ -1,11 +1,14 @@
-"""A canary: a fresh app, compiled, released, served and deleted. What a step or a proof asks of a platform that works."""
+"""A canary: a fresh app that is compiled, released, served and deleted. What steps and proofs ask of a platform that works."""
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -13,48 +16,92 @@ from blackstart.client import Client, wait_for
 from blackstart.errors import PlatformError
 from blackstart.inventory import Host
 from blackstart.platform import Platform
-from blackstart.sources import folder_source
+from blackstart.sources import SourceTarball, folder_source
 
 BUILD_SECONDS = 300.0
 ANSWER_SECONDS = 60.0
-CANARY_PROCFILE = 'web: python3 -m http.server "$PORT" --directory public\n'
+ASK_SECONDS = 5.0
+PROCFILE = 'web: python3 -m http.server "$PORT" --directory public\n'
 
 
-def deploys_an_app(platform: Platform, client: Client, log: Callable[[str], None]) -> dict[str, object]:
-    """Compile, release and serve a fresh app through every router, then delete it. Returns the evidence."""
-    name, word = f"canary-{secrets.token_hex(4)}", secrets.token_hex(16)
-    client.call("POST", "/apps", {"name": name})
+@dataclass(frozen=True)
+class Canary:
+    """The app `name`, whose page is a word."""
+
+    platform: Platform
+    name: str
+
+    @property
+    def host(self) -> str:
+        """The name that routers know it by."""
+        return f"{self.name}.{self.platform.domain}"
+
+    def build(self, client: Client, word: str) -> dict[str, Any]:
+        """Start to compile and release the app with the page `word`."""
+        return client.build(self.name, _source(word), version=word[:8])
+
+    def deploy(self, client: Client, word: str) -> dict[str, Any]:
+        """Compile and release the app with the page `word`; return the release."""
+        return client.deployed(self.name, self.build(client, word), seconds=BUILD_SECONDS)
+
+    def page(self, node: Host) -> str:
+        """Return the page as the router of `node` serves it. Raises PlatformError."""
+        try:
+            got = httpx.get(
+                f"http://{node.address}/", headers={"Host": self.host}, timeout=ASK_SECONDS, trust_env=False
+            )
+        except httpx.HTTPError as error:
+            raise PlatformError(f"the router of {node.name} did not answer for {self.host}", why=str(error)) from error
+        if got.status_code != 200:
+            raise PlatformError(f"the router of {node.name} answered {got.status_code} for {self.host}")
+        return got.text.strip()
+
+    def wait_for_page(self, node: Host, *words: str, seconds: float = ANSWER_SECONDS) -> str:
+        """Wait until the router of `node` serves one of `words`, and return it."""
+
+        def probe() -> str:
+            page = self.page(node)
+            if page not in words:
+                raise PlatformError(f"the router of {node.name} serves another page for {self.host}")
+            return page
+
+        return wait_for(probe, f"{self.host} through the router of {node.name}", seconds=seconds)
+
+
+@contextlib.contextmanager
+def canary(platform: Platform, client: Callable[[], Client]) -> Iterator[Canary]:
+    """Make an app, and delete it at the end. `client` gives an open client; the platform may have died in between."""
+    app = Canary(platform, f"canary-{secrets.token_hex(4)}")
+    with client() as first:
+        first.call("POST", "/apps", {"name": app.name})
     try:
-        release = _deploy_canary(client, name, word)
-        log(f"{name}: built and released")
-        for node in platform.inventory.nodes:
-            _answers(platform, node, name, word)
-        log(f"{name}: answers through every router")
+        yield app
     finally:
-        client.call("DELETE", f"/apps/{name}")
-    return {"app": name, "release": release, "routers": list(platform.node_addresses)}
+        with client() as last:
+            last.call("DELETE", f"/apps/{app.name}")
 
 
-def _deploy_canary(client: Client, name: str, word: str) -> str:
-    """Deploy an app that answers `word`; return the id of its release."""
+def new_word() -> str:
+    """Return a page that no app had before."""
+    return secrets.token_hex(16)
+
+
+def _source(word: str) -> SourceTarball:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "public").mkdir()
         (Path(folder) / "public" / "index.html").write_text(word)
-        (Path(folder) / "Procfile").write_text(CANARY_PROCFILE)
-        build = client.build(name, folder_source(Path(folder)), version=word[:8])
-    return str(client.deployed(name, build, seconds=BUILD_SECONDS)["id"])
+        (Path(folder) / "Procfile").write_text(PROCFILE)
+        return folder_source(Path(folder))
 
 
-def _answers(platform: Platform, node: Host, name: str, word: str) -> None:
-    host = f"{name}.{platform.domain}"
-
-    def probe() -> bool | None:
-        try:
-            got = httpx.get(f"http://{node.address}/", headers={"Host": host}, timeout=5, trust_env=False)
-        except httpx.HTTPError as error:
-            raise PlatformError(f"the router of {node.name} did not answer for {host}", why=str(error)) from error
-        if got.status_code == 200 and got.text.strip() == word:
-            return True
-        raise PlatformError(f"the router of {node.name} answered {got.status_code} for {host}")
-
-    wait_for(probe, f"{host} through the router of {node.name}", seconds=ANSWER_SECONDS)
+def deploys_an_app(platform: Platform, client: Callable[[], Client], log: Callable[[str], None]) -> dict[str, object]:
+    """Compile, release and serve a fresh app through every router, then delete it. Returns the evidence."""
+    word = new_word()
+    with canary(platform, client) as app:
+        with client() as open_client:
+            release = app.deploy(open_client, word)
+        log(f"{app.name}: built and released")
+        for node in platform.inventory.nodes:
+            app.wait_for_page(node, word)
+        log(f"{app.name}: answers through every router")
+    return {"app": app.name, "release": release["id"], "routers": list(platform.node_addresses)}

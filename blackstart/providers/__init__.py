@@ -31,6 +31,10 @@ class Provider(Protocol):
         """Make the machine's disk and identity; nothing to do when it is there."""
         ...
 
+    def start(self, machine: Machine) -> None:
+        """Power the machine on; do not wait for it."""
+        ...
+
     def boot(self, machine: Machine) -> None:
         """Start the machine and wait until its SSH server answers."""
         ...

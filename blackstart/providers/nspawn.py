@@ -7,10 +7,12 @@ import os
 import select
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from blackstart.errors import MachineError
 from blackstart.programs import run_program
@@ -159,20 +161,20 @@ def start(machine: Nspawn, command: list[str], log_file: Path) -> None:
         )
         return
     with log_file.open("wb") as console:
-        null = os.open(os.devnull, os.O_RDONLY)
-        try:
-            _spawn(vector, null, console.fileno())
-        finally:
-            os.close(null)
+        _spawn(vector, console)
 
 
-def _spawn(vector: list[str], stdin: int, console: int) -> None:
-    """Run `setsid --fork`: it returns at once, its child is nobody's."""
-    actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, console, 1), (os.POSIX_SPAWN_DUP2, console, 2)]
+def _spawn(vector: list[str], console: BinaryIO) -> None:
+    """Run `setsid --fork`: it returns at once, its child is nobody's.
+
+    The child must inherit nothing: a machine that outlives us would hold a caller's lock for as long as it runs (seen).
+    """
     environment = {**os.environ, "SYSTEMD_NSPAWN_API_VFS_WRITABLE": "yes"}
-    pid = os.posix_spawnp(vector[0], vector, environment, file_actions=actions)
-    _, status = os.waitpid(pid, 0)
-    if os.waitstatus_to_exitcode(status) != 0:
+    null = subprocess.DEVNULL
+    done = subprocess.run(
+        vector, env=environment, stdin=null, stdout=console, stderr=console, timeout=END_SECONDS, check=False
+    )
+    if done.returncode != 0:
         raise MachineError(
             f"{vector[0]} could not start {vector[2]}", fix="install systemd-container and util-linux on this host"
         )

@@ -1,0 +1,53 @@
+"""The power of all nodes at once: cut in an instant, given back in any order."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+from blackstart.errors import HostError
+from blackstart.inventory import Host
+from blackstart.providers import Machine
+from blackstart.remote import connected
+from blackstart.run import Run
+
+RESET = ["sh", "-c", "echo 1 > /proc/sys/kernel/sysrq && echo b > /proc/sysrq-trigger"]
+RESET_SECONDS = 10.0
+
+
+def cut(run: Run) -> None:
+    """Cut the power of every node at the same instant: nothing is synced, nothing is shut down.
+
+    Local machines lose their PID 1. Named hosts reset themselves, and boot again by themselves.
+    """
+    nodes = run.platform.inventory.nodes
+    with ThreadPoolExecutor(max_workers=len(nodes)) as pool:
+        if run.provider is None:
+            list(pool.map(_reset, nodes))
+        else:
+            list(pool.map(run.provider.power_off, _machines(run)))
+
+
+def give_back(run: Run) -> list[str]:
+    """Start the local machines in a random order, for any must do; return their names in that order."""
+    machines = _machines(run)
+    random.shuffle(machines)
+    for machine in machines:
+        if run.provider is not None:
+            run.provider.start(machine)
+    return [machine.name for machine in machines]
+
+
+def _machines(run: Run) -> list[Machine]:
+    names = {host.name for host in run.platform.inventory.nodes}
+    return [] if run.provider is None else [machine for machine in run.provider.machines() if machine.name in names]
+
+
+def _reset(host: Host) -> None:
+    """Reset a named host; the connection dies with it."""
+    try:
+        with connected(host, seconds=RESET_SECONDS) as remote:
+            result = remote.run(RESET, seconds=RESET_SECONDS)
+    except HostError:
+        return
+    raise HostError(f"{host.name} did not reset itself", why=result.err, fix="allow sysrq on it, or reset it by hand")
