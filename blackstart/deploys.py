@@ -71,6 +71,9 @@ def run_deploy(
         _stop(process)
         raise
     reader.join(timeout=5)
+    process.stdout.close()
+    if process.stderr is not None and not reader.is_alive():
+        process.stderr.close()
     return _result(deploy, code, output, lines)
 
 

@@ -108,7 +108,8 @@ def _reach(host: Host) -> BlackstartError | None:
 
 
 def stand_up_stage0(run: Run) -> None:
-    """Deploy stage 0; prepare the nodes beside it, for neither needs the other."""
+    """Deploy stage 0; prepare the nodes beside it, for neither needs the other. Refuse unfit hosts before that."""
+    run.deploy("stage-0", "checks")
     with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
         jobs = [
             pool.submit(run.deploy, "stage-0", "stage0", limit="stage0"),

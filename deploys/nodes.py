@@ -10,16 +10,18 @@ from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.api.exceptions import DeployError
 from pyinfra.api.operation import OperationMeta
-from pyinfra.facts.files import File
+from pyinfra.facts.files import Directory, File
 from pyinfra.operations import apt, files, server, systemd
 
-from blackstart.platform import BUS_PORT, STAGE0_OBJECTS_PORT, TRUST
+from blackstart.platform import BUS_PORT, STAGE0_API_PORT, STAGE0_OBJECTS_PORT, TRUST
 from blackstart.stacks import Stack
 from deploys.lib import facts, operations
 from deploys.lib.context import in_runtime, in_stage0, me, platform
 
 PACKAGES = ["docker.io", "docker-cli", "iptables", "nftables", "ca-certificates"]
 ENGINE_TCP = (2377, 7946)
+ROUTER_PORTS = (80, 443)
+POSTGRES_PORT = 5432
 DYNO_UID = 10000
 FREE_MB = 4000
 VXLAN_BYTES = 50
@@ -59,6 +61,22 @@ def check() -> None:
         raise DeployError(
             f"{host.name} has {free} MB free below /var/lib and needs {FREE_MB} MB: free some space, then run this again"
         )
+    taken = sorted(_ports_needed() & set(host.get_fact(facts.ListeningPorts) or []))
+    if taken:
+        ports = ", ".join(str(port) for port in taken)
+        raise DeployError(
+            f"{host.name}: the platform needs port {ports}, and another program listens there: "
+            "find it with `ss -ltnp`, stop it, then run this again"
+        )
+
+
+def _ports_needed() -> set[int]:
+    """The ports that must be free now: none on a host that has our own services already, for they listen there."""
+    if in_stage0():
+        ours = host.get_fact(Directory, path="/etc/blackstart") is not None
+        return set() if ours else {POSTGRES_PORT, BUS_PORT, STAGE0_API_PORT, STAGE0_OBJECTS_PORT}
+    joined = (host.get_fact(facts.Engine) or {}).get("LocalNodeState") not in (None, "", "inactive")
+    return set() if joined else {*ROUTER_PORTS, BUS_PORT, *ENGINE_TCP}
 
 
 @deploy("Base")
@@ -264,7 +282,7 @@ def _firewall_data() -> dict[str, object]:
         "banned": [stage0] if gone and in_runtime() else [],
         "inside": [str(me().settings.engine_address_pool), str(me().settings.dyno_network)],
         "dyno_may_reach": reachable,
-        "local_tcp": [80, 443, *own],
+        "local_tcp": [*ROUTER_PORTS, *own],
         "member_tcp": [*ENGINE_TCP, BUS_PORT, *own],
         "ssh_port": me().ssh.get("ssh_port", 22),
     }

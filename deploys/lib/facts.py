@@ -131,6 +131,19 @@ class FreeMegabytes(FactBase[int | None]):
         return int(text) if text.isdigit() else None
 
 
+class ListeningPorts(FactBase[list[int]]):
+    """The TCP ports on which something listens, read from the kernel, so that no program need be installed."""
+
+    def command(self) -> str:
+        """Both address families; a kernel without IPv6 has one file only."""
+        return "cat /proc/net/tcp /proc/net/tcp6 2>/dev/null || true"
+
+    def process(self, output: Iterable[str]) -> list[int]:
+        """Return the ports of the sockets in the state LISTEN (0A; proc_net_tcp(5))."""
+        rows = [line.split() for line in output]
+        return sorted({int(row[1].rpartition(":")[2], 16) for row in rows if len(row) > 3 and row[3] == "0A"})
+
+
 class Components(FactBase[dict[str, bool] | None]):
     """Which components need nothing more, as `blackstart.components state` says; None where it cannot say."""
 

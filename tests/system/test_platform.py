@@ -544,6 +544,18 @@ def test_a_second_up_at_the_same_time_is_refused(it):
     assert "another run works on the platform" in done.stderr
 
 
+def test_an_occupied_subnet_is_refused_and_nothing_is_made(it):
+    other = State.of("tover")
+    done = it.bootstrap("up", "--platform", "tover", "--subnet", SUBNET)
+    try:
+        assert done.returncode == 1
+        assert SUBNET in done.stderr
+        assert "--subnet" in done.stderr
+        assert local_platform(other).leftovers() == ()
+    finally:
+        other.remove()
+
+
 # --- failures --------------------------------------------------------------------------------------------------------
 
 
