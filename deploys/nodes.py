@@ -61,7 +61,8 @@ def check() -> None:
         raise DeployError(
             f"{host.name} has {free} MB free below /var/lib and needs {FREE_MB} MB: free some space, then run this again"
         )
-    taken = sorted(_ports_needed() & set(host.get_fact(facts.ListeningPorts) or []))
+    listening = host.get_fact(facts.ListeningPorts)
+    taken = sorted(_ports_needed().intersection(listening or ()))
     if taken:
         ports = ", ".join(str(port) for port in taken)
         raise DeployError(

@@ -131,7 +131,7 @@ class FreeMegabytes(FactBase[int | None]):
         return int(text) if text.isdigit() else None
 
 
-class ListeningPorts(FactBase[list[int]]):
+class ListeningPorts(FactBase[list[int] | None]):
     """The TCP ports on which something listens, read from the kernel, so that no program need be installed."""
 
     def command(self) -> str:
