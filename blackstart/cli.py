@@ -30,6 +30,7 @@ from blackstart.providers.options import (
     local_platform,
     remember_options,
 )
+from blackstart.report import report_line, reported
 from blackstart.run import Run
 from blackstart.sources import checkout_root, folder_source
 from blackstart.state import State
@@ -161,17 +162,16 @@ def _up(arguments: argparse.Namespace) -> int:
     run = _run(arguments)
     platform, progress = run.platform, run.progress
     journal = Journal(platform.state.journal_path)
-    with platform.state.lock("up"):
-        journal.add("up started", version=__version__, inventory=arguments.inventory)
+    with platform.state.lock("up"), reported(run, "up") as ending:
         took = run_steps(STEPS, run, progress=progress, journal=journal)
         _remember_times(platform.state, took, progress.elapsed)
-        journal.add("up done", seconds=round(progress.elapsed, 1))
-    status = platform_status(platform)
+        status = ending.status = platform_status(platform)
     if arguments.json:
         print(json.dumps(status))
     else:
         print_status(status)
         _print_next(platform)
+        print(report_line(platform.state))
     return 0
 
 
@@ -205,14 +205,20 @@ Deploy your first app:
 def _verify(arguments: argparse.Namespace) -> int:
     """Print every proof; exit 0 only when all that were asked for hold."""
     run = _run(arguments)
-    with run.platform.state.lock("verify"):
+    with run.platform.state.lock("verify"), reported(run, "verify") as ending:
         proofs = run_proofs(arguments.chosen or tuple(PROVERS), run)
+        fails = [proof.name for proof in proofs if not proof.holds]
+        ending.good, ending.text = (
+            not fails,
+            f"not every proof holds: {', '.join(fails)}" if fails else "every proof holds",
+        )
     if arguments.json:
         print(json.dumps({"proofs": [proof.as_json() for proof in proofs]}))
     else:
         for proof in proofs:
             print(f"{'holds' if proof.holds else 'FAILS'}  {proof.name:14} {proof.detail}")
-    return 0 if all(proof.holds for proof in proofs) else 1
+        print(report_line(run.platform.state))
+    return 1 if fails else 0
 
 
 def _graph(arguments: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from blackstart.errors import DeployError
+from blackstart.operations import Operation, OperationReader
 from blackstart.sources import checkout_root
 
 DEPLOY_SECONDS = 3600
@@ -33,8 +35,11 @@ def run_deploy(
     log: Callable[[str], None],
     env: dict[str, str] | None = None,
     limit: str | None = None,
+    on_operation: Callable[[Operation], None] = lambda operation: None,
 ) -> Deployed:
     """Run `pyinfra INVENTORY deploys/DEPLOY.py` and return what it changed. Raises DeployError.
+
+    `log` gets its lines and `on_operation` each operation that ended on a host, while it works.
 
     It is believed only when it exits 0 *and* its JSON says that no operation failed on any host: pyinfra exits 0
     after Ctrl-C, and goes on without hosts that it cannot reach.
@@ -60,7 +65,8 @@ def run_deploy(
         start_new_session=True,
     )
     lines: list[str] = []
-    reader = threading.Thread(target=_follow, args=(process, lines, log), daemon=True)
+    operations = OperationReader(deploy)
+    reader = threading.Thread(target=_follow, args=(process, lines, log, operations, on_operation), daemon=True)
     reader.start()
     try:
         if process.stdout is None:
@@ -77,7 +83,13 @@ def run_deploy(
     return _result(deploy, code, output, lines)
 
 
-def _follow(process: subprocess.Popen[str], lines: list[str], log: Callable[[str], None]) -> None:
+def _follow(
+    process: subprocess.Popen[str],
+    lines: list[str],
+    log: Callable[[str], None],
+    operations: OperationReader,
+    on_operation: Callable[[Operation], None],
+) -> None:
     if process.stderr is None:
         return
     for line in process.stderr:
@@ -85,6 +97,9 @@ def _follow(process: subprocess.Popen[str], lines: list[str], log: Callable[[str
         if not text:
             continue
         lines.append(text)
+        operation = operations.read(text, datetime.datetime.now(datetime.UTC))
+        if operation is not None:
+            on_operation(operation)
         if not text.endswith(("Success", "No changes")):
             log(text.removeprefix("--> "))
 

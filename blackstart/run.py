@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from blackstart import observe
 from blackstart.deploys import run_deploy
+from blackstart.journal import Journal
+from blackstart.operations import Operation
 from blackstart.platform import Platform
 from blackstart.progress import Progress
 from blackstart.providers import Provider
@@ -30,7 +33,18 @@ class Run:
 
     def deploy(self, step: str, name: str, *, limit: str | None = None) -> None:
         """Run a pyinfra deploy of this checkout on the inventory."""
-        run_deploy(self.inventory_argument, name, log=self.log(step), limit=limit)
+        keep = self._keeper(step)
+        run_deploy(self.inventory_argument, name, log=self.log(step), limit=limit, on_operation=keep)
+
+    def _keeper(self, step: str) -> Callable[[Operation], None]:
+        """Return a function that writes down an operation, for the report; a full disk must not hold up the deploy."""
+        journal = Journal(self.platform.state.operations_path)
+
+        def keep(operation: Operation) -> None:
+            with contextlib.suppress(OSError):
+                journal.add("operation", step=step, **asdict(operation))
+
+        return keep
 
     @property
     def cache(self) -> Path:

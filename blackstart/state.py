@@ -6,6 +6,8 @@
                    ca/             the platform's certificate authority
                    ssh/            the key and known hosts of local machines
                    journal.jsonl   what was done, append-only
+                   operations.jsonl when which operation ran on which host, append-only
+                   proofs.json     the newest outcome of each proof
                    lock            held while a run changes something
                    report/         reports of runs
 """
@@ -116,6 +118,16 @@ class State:
     def journal_path(self) -> Path:
         """Where the journal is."""
         return self.folder / "journal.jsonl"
+
+    @property
+    def operations_path(self) -> Path:
+        """Where it is written when which operation ran on which host."""
+        return self.folder / "operations.jsonl"
+
+    @property
+    def report_folder(self) -> Path:
+        """Where the reports of runs are."""
+        return self.folder / "report"
 
     @property
     def token_path(self) -> Path:

@@ -51,7 +51,7 @@ def _run_step(step: Step[C], context: C, progress: Progress, journal: Journal) -
     if step.verify(context):
         progress.already(step.name)
         return Took(step.name, 0.0)
-    journal.add("step started", step=step.name)
+    journal.add("step started", step=step.name, title=step.title)
     started = time.monotonic()
     try:
         with progress.step(step.name):

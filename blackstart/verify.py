@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from blackstart.proofs import Proof, Prover, black_start, carried_out, graph, no_op_pivot
+from blackstart.proofs import Proof, Prover, black_start, carried_out, graph, kept, no_op_pivot
 from blackstart.run import Run
 
 PROVERS: dict[str, Prover] = {
@@ -15,11 +15,12 @@ PROVERS: dict[str, Prover] = {
 
 
 def run_proofs(names: Sequence[str], run: Run) -> list[Proof]:
-    """Carry out the proofs `names`, showing each as a step, and return them in the order of PROVERS."""
+    """Carry out the proofs `names`, showing each as a step and keeping it, and return them in the order of PROVERS."""
     proofs = []
     chosen = [name for name in PROVERS if name in names]
     with run.progress.showing({name: name for name in chosen}):
         for name in chosen:
             with run.progress.step(name):
                 proofs.append(carried_out(name, PROVERS[name], run))
+            kept.keep(run.platform.state, proofs[-1], seconds=run.progress.seconds(name))
     return proofs
