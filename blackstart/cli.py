@@ -37,6 +37,7 @@ from blackstart.state import State
 from blackstart.status import platform_status, print_status
 from blackstart.steps import Took, run_steps
 from blackstart.up import STEPS
+from blackstart.upgrade import Upgrade, upgrade_order
 from blackstart.verify import PROVERS, run_proofs
 
 LOCAL = "inventories/local.py"
@@ -56,6 +57,7 @@ Blackstart turns bare machines into a platform that runs, compiles and repairs i
 
 First time:     sudo python3 bootstrap.py up
 Look at it:     sudo python3 bootstrap.py status
+Newer version:  sudo python3 bootstrap.py upgrade
 Your own app:   sudo python3 bootstrap.py deploy hello tests/fixtures/flask
 Remove it all:  sudo python3 bootstrap.py down
 
@@ -94,6 +96,13 @@ def _parser() -> argparse.ArgumentParser:
         "--nodes", type=int, metavar="N", help=f"local machines to run on, 1 to 9 (default {DEFAULT_NODES})"
     )
     up.add_argument("--subnet", metavar="NET", help=f"a free private /24 for local machines (default {DEFAULT_SUBNET})")
+
+    upgrade = _command(
+        commands, "upgrade", "compile this checkout's components on the platform and replace them one by one", _upgrade
+    )
+    upgrade.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="only this component; may be given again"
+    )
 
     verify = _command(commands, "verify", "carry out the proofs on the live platform; without a choice, all", _verify)
     for name in PROVERS:
@@ -200,6 +209,25 @@ Deploy your first app:
   python3 bootstrap.py api{flag} PATCH /apps/hello/formation '{{"updates":[{{"type":"web","quantity":3}}]}}'
   curl --cacert {ca} --resolve api.{domain}:443:{node} -H "Authorization: Bearer $(cat {token})" https://api.{domain}/apps/hello/dynos
 """)
+
+
+def _upgrade(arguments: argparse.Namespace) -> int:
+    """Bring the platform to this checkout; print what was replaced."""
+    run = _run(arguments)
+    platform, progress = run.platform, run.progress
+    journal = Journal(platform.state.journal_path)
+    upgrade = Upgrade(checkout_root(), upgrade_order(checkout_root(), arguments.only))
+    with platform.state.lock("upgrade"):
+        journal.add("upgrade started", version=__version__, components=upgrade.order)
+        took = run_steps(upgrade.steps(), run, progress=progress, journal=journal)
+        journal.add("upgrade done", seconds=round(progress.elapsed, 1))
+    steps = [{"name": step.name, "seconds": round(step.seconds, 1)} for step in took]
+    replaced = [step.name for step in took if step.name in upgrade.order and step.seconds]
+    if arguments.json:
+        print(json.dumps({"replaced": replaced, "elapsed_s": round(progress.elapsed, 1), "steps": steps}))
+    else:
+        print(f"replaced: {', '.join(replaced)}" if replaced else "nothing changed: the platform runs this checkout")
+    return 0
 
 
 def _verify(arguments: argparse.Namespace) -> int:

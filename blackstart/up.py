@@ -56,7 +56,7 @@ def _needed(run: Run) -> tuple[Host, ...]:
 def make_machines(run: Run) -> None:
     """Make and boot the local machines; for named hosts there is nothing to make."""
     if run.provider is None:
-        _check_reachable(_needed(run))
+        check_reachable(_needed(run))
         return
     run.provider.prepare()
     with concurrent.futures.ThreadPoolExecutor(max_workers=4) as pool:
@@ -79,10 +79,10 @@ def _make_machine(run: Run, machine: Machine) -> None:
 
 def machines_answer(run: Run) -> bool:
     """Whether every needed host answers over SSH."""
-    return observe.holds(lambda: _check_reachable(_needed(run)))
+    return observe.holds(lambda: check_reachable(_needed(run)))
 
 
-def _check_reachable(hosts: tuple[Host, ...]) -> bool:
+def check_reachable(hosts: tuple[Host, ...]) -> bool:
     """Open a connection to each host. Raises HostError naming every one that does not answer."""
     problems = []
     with concurrent.futures.ThreadPoolExecutor(max_workers=10) as pool:

@@ -122,7 +122,7 @@ def parse_component(text: str) -> Component:
     except tomllib.TOMLDecodeError as error:
         raise ComponentRefused(f"component.toml is not TOML: {error}") from error
     head = raw.pop("component", {})
-    component = load_component({**head, **raw})
+    component = load_component({**head, **raw}, newer=False)
     for place, need in enumerate(component.needs):
         _check_name(f"needs.{place}.on", need.on)
     return component
@@ -145,10 +145,14 @@ def _check_name(path: str, on: str) -> None:
         raise ComponentRefused(f"component.toml: {path}: {on!r} is not one of {words}") from error
 
 
-def load_component(value: dict[str, Any]) -> Component:
-    """Return the component in `value` (the shape stored in `apps.component`)."""
+def load_component(value: dict[str, Any], *, newer: bool = True) -> Component:
+    """Return the component in `value` (the shape stored in `apps.component`).
+
+    What a `newer` version wrote may have keys that this one does not know: they are passed over, so that the control
+    plane of before goes on while an upgrade replaces it.
+    """
     try:
-        return Component.model_validate(value)
+        return Component.model_validate(value, extra="ignore" if newer else "forbid")
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(str(part) for part in first["loc"])

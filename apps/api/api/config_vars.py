@@ -7,13 +7,11 @@ from typing import Annotated
 from fastapi import APIRouter, Body
 
 from api.call import Caller
-from api.errors import invalid
+from api.config_changes import changed_config
 from api.releases import find_release
-from blackstart.model import names
 from blackstart.model.releases import config_of, create_release, current_release
 
 router = APIRouter()
-MAX_BYTES = 64 * 1024
 MAX_DESCRIPTION = 300
 
 
@@ -49,21 +47,6 @@ def config_vars_update(call: Caller, app: str, body: Annotated[dict[str, str | N
         config=after,
     )
     call.commit("release", found.name)
-    return after
-
-
-def changed_config(before: dict[str, str], changes: dict[str, str | None]) -> dict[str, str]:
-    """Return the config with `changes` made. Raises 422 for a bad name or value; removing needs no valid name."""
-    after = dict(before)
-    for key, value in changes.items():
-        if value is None:
-            after.pop(key, None)
-            continue
-        if "\0" in value:
-            raise invalid(f"config var {key[:80]} holds a NUL, which no environment can carry")
-        after[names.config_key(key)] = value
-    if sum(len(key) + len(value.encode()) for key, value in after.items()) > MAX_BYTES:
-        raise invalid(f"The config vars of one app can hold {MAX_BYTES} bytes together.")
     return after
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import select
 from api import stamps
 from api.apps import running_releases
 from api.call import Call, Caller, as_uuid
+from api.config_changes import changed_config
 from api.errors import invalid, not_found
 from api.lists import listing
 from api.slugs import find_slug
@@ -25,16 +26,22 @@ MAX_VERSION = 2**31 - 1
 
 
 class NewRelease(BaseModel):
-    """POST /apps/x/releases: `{release}` is a rollback, `{slug}` a deploy of a slug that exists."""
+    """POST /apps/x/releases: `{release}` is a rollback, `{slug}` a deploy of a slug that exists.
+
+    With a slug, `config_vars` (ours) changes the config in the same release: the dynos are replaced once.
+    """
 
     release: str | int | None = None
     slug: str | None = None
     description: str | None = None
+    config_vars: dict[str, str | None] = {}
 
     @model_validator(mode="after")
     def _one_of_both(self) -> NewRelease:
         if (self.release is None) == (self.slug is None):
             raise ValueError("give either release (to roll back to it) or slug (to deploy it)")
+        if self.release is not None and self.config_vars:
+            raise ValueError("config_vars: a rollback brings the config of its release")
         return self
 
 
@@ -90,7 +97,8 @@ def release_create(call: Caller, app: str, body: NewRelease) -> dict[str, Any]:
         slug, config, description = _rollback(call, found, str(body.release))
     else:
         slug = find_slug(call, found, body.slug or "")
-        config, description = config_of(call.session, call.services.sealer, found), f"Deploy {slug.sha256[:8]}"
+        config = changed_config(config_of(call.session, call.services.sealer, found), body.config_vars)
+        description = f"Deploy {slug.sha256[:8]}"
     release = create_release(
         call.session,
         call.services.sealer,

@@ -12,6 +12,7 @@ from typing import Any
 
 import uvicorn
 
+from api.catch_up import MigrationFailed, catch_up
 from api.log import say
 from api.main import create_app
 from api.settings import SettingsRefused, read_settings
@@ -23,16 +24,21 @@ GRACE_SECONDS = 20
 
 
 def main(env: Mapping[str, str]) -> int:
-    """Serve until SIGTERM. Returns 2 when the config is not usable."""
+    """Serve until SIGTERM. Returns 2 when the config is not usable, 3 when the database's schema cannot be moved."""
     try:
-        app = create_app(read_settings(env))
+        settings = read_settings(env)
+        app = create_app(settings)
         port = _port(env)
+        catch_up(settings)
         with tls_files(env) as tls:
             say("start", port=port, tls=bool(tls), role=env.get("ROLE", "app"))
             uvicorn.run(app, **options(env, port), **tls)
     except SettingsRefused as error:
         print(f"api cannot start: {error}", file=sys.stderr)
         return 2
+    except MigrationFailed as error:
+        print(f"api cannot start: {error}", file=sys.stderr)
+        return 3
     return 0
 
 

@@ -18,6 +18,8 @@ def run() -> None:
         context.configure(connection=connection, target_metadata=Base.metadata, compare_type=True)
         with context.begin_transaction():
             connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
+            # A table that is in use is waited for, but those who wait behind us must not wait long.
+            connection.execute(text("SET LOCAL lock_timeout = '10s'"))
             context.run_migrations()
 
 

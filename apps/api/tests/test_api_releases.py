@@ -51,6 +51,17 @@ def test_a_bad_config_value_is_refused(alice: httpx.Client, shop: str, body: Any
     assert versions(alice) == [1, 2]
 
 
+def test_a_slug_is_released_with_a_changed_config_at_once(alice: httpx.Client, shop: str, rows: Any) -> None:
+    alice.patch("/apps/shop/config-vars", json={"A": "1", "B": "2"})
+    slug = alice.get("/apps/shop/releases/2").json()["slug"]["id"]
+    body = {"slug": slug, "config_vars": {"A": None, "C": "3"}}
+    assert alice.post("/apps/shop/releases", json=body).json()["version"] == 4
+    assert alice.get("/apps/shop/config-vars").json() == {"B": "2", "C": "3"}
+    assert versions(alice) == [1, 2, 3, 4]
+    for bad in ({"slug": slug, "config_vars": {"a-b": "1"}}, {"release": 2, "config_vars": {"A": "1"}}):
+        assert alice.post("/apps/shop/releases", json=bad).status_code == 422
+
+
 def test_rollback_restores_slug_and_config(alice: httpx.Client, shop: str, rows: Any) -> None:
     alice.patch("/apps/shop/config-vars", json={"A": "old"})
     rows.set_release("shop", 3, "succeeded")
