@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -13,6 +14,7 @@ from blackstart.errors import BlackstartError, GraphError
 from blackstart.graph import component_order, read_graph
 from blackstart.graph_svg import graph_svg
 from blackstart.model.component import ComponentRefused, World, load_component, parse_component
+from blackstart.proofs import graph as proofs_graph
 from blackstart.sources import checkout_root, component_names, read_component
 
 
@@ -76,6 +78,20 @@ def test_every_component_says_what_it_needs_to_start_from_a_nodes_own_disk():
         boot = {edge.on for edge in graph.edges if (edge.of, edge.at, edge.kind) == (name, "boot", "hard")}
         assert {World.ENGINE, World.SLUG_CACHE} <= boot
         assert not boot & {"objects", "postgres", "bus", World.DNS, World.PACKAGES, World.OPERATOR_STATE}
+
+
+def test_one_careless_line_in_a_component_of_this_checkout_makes_the_proof_fail(tmp_path, monkeypatch):
+    assert proofs_graph.prove(None).holds
+    for name in component_names(checkout_root()):
+        (tmp_path / "apps" / name).mkdir(parents=True)
+        shutil.copy(checkout_root() / "apps" / name / "component.toml", tmp_path / "apps" / name)
+    with (tmp_path / "apps/postgres/component.toml").open("a") as file:
+        file.write('\n[[needs]]\non = "psmgr"\nkind = "hard"\nat = ["boot"]\nwhy = "it is careless"\n')
+    monkeypatch.setattr("blackstart.proofs.graph.checkout_root", lambda: tmp_path)
+    proof = proofs_graph.prove(None)
+    assert not proof.holds
+    assert proof.detail == "a cycle of hard needs that no stage breaks (boot+run): postgres → psmgr → postgres"
+    assert proof.evidence["order"] is None
 
 
 # --- cycles ----------------------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 
 from psmgr import spec
 from psmgr.backoff import delay
-from psmgr.engine import Engine, NameTaken, Node, Service, ServiceSpec, Task
-from psmgr.plan import SLUG_EXITS
+from psmgr.engine import Engine, EngineError, NameTaken, Node, Service, ServiceSpec, Task
+from psmgr.plan import SLUG_DAMAGED, SLUG_EXITS
 from psmgr.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 JOB_S = 120.0
 AT_ONCE = 2
 TRIES_BEFORE_SETTLED = 2
+LONG_TRY_S = 60.0
+
+NO_SPACE = "curl ended with 23"  # it could not write what it got
 
 Url = Callable[[str], str]
 
@@ -37,6 +40,8 @@ class Fetcher:
         # When it was last seen there: a dyno that missed it says so for as long as the engine remembers the dyno.
         self.present: dict[tuple[str, str], float] = {}
         self.obstacles: dict[str, str] = {}
+        # Slugs whose bytes in the object store are not those that their name promises, and when that was asked last.
+        self.damaged: dict[str, float] = {}
 
     @property
     def busy(self) -> bool:
@@ -131,16 +136,35 @@ class Fetcher:
             return
         late = [node.name for id_, node in targets.items() if id_ not in done]
         if late:
-            tries = self._tries.get(slug, (0, 0.0))[0] + 1
+            # A job tries again by itself, so one that took long tried more than once.
+            long = time.time() - service.created > LONG_TRY_S
+            tries = self._tries.get(slug, (0, 0.0))[0] + (TRIES_BEFORE_SETTLED if long else 1)
             self._tries[slug] = (tries, time.monotonic() + delay(tries, cap=60.0))
-            why = next((task.message for task in failed.values() if task.message), "over time")
+            why = _reason(service, failed, engine)
             self.obstacles[slug] = f"the slug could not be fetched on {', '.join(sorted(late))}: {why}"
             log.warning("fetch slug=%s failed: %s", slug[:12], self.obstacles[slug])
+            if not done and failed and all(task.exit_code == SLUG_DAMAGED for task in failed.values()):
+                self.damaged[slug] = service.created
         else:
             self._tries.pop(slug, None)
             self.obstacles.pop(slug, None)
+            self.damaged.pop(slug, None)
         engine.remove(service.id)
         self._jobs.pop(slug, None)
+
+
+def _reason(service: Service, failed: dict[str, Task], engine: Engine) -> str:
+    """Return why nodes have no slug, in words that say what to do where one can know it."""
+    if any(task.exit_code == SLUG_DAMAGED for task in failed.values()):
+        return "the object store holds other bytes than its sha256 promises: build the app again"
+    try:
+        said = engine.log(service.id).decode(errors="replace").strip().splitlines()
+    except EngineError:
+        said = []
+    if any(NO_SPACE in line for line in said):
+        return "the disk of the slug cache is full: free space below /var/lib/blackstart/slugs on the node"
+    last = said[-1].removeprefix("dyno: ") if said else ""
+    return last or next((task.message for task in failed.values() if task.message), "over time")
 
 
 def sweep(settings: Settings, engine: Engine, keep: frozenset[str], older_than_min: int, number: int) -> None:

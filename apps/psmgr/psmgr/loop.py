@@ -200,6 +200,12 @@ class Reconciler:
             drained=self._board.drained(desired.apps, services, planned),
             overdue=frozenset(overdue),
             obstacles=dict(self._fetcher.obstacles),
+            damaged=frozenset(
+                app.rolling.id
+                for app in desired.apps
+                if app.rolling is not None
+                and self._fetcher.damaged.get(app.rolling.slug, 0.0) >= self._begun[app.rolling.id]
+            ),
             boot_s=self._settings.boot_timeout_s,
             proven=self._proven(desired, services),
         )

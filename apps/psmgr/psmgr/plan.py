@@ -16,8 +16,8 @@ from psmgr.engine import Node, Service, Task
 
 RUNS_HEALTHY_S = 2.0
 CRASHES = 3
-SLUG_MISSING = 44
-SLUG_EXITS = (44, 45)
+SLUG_DAMAGED = 45
+SLUG_EXITS = (44, SLUG_DAMAGED)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,8 @@ class Facts:
     `present`: pairs (node id, slug). `settled`: slugs whose fetch was tried on every ready node and is on some.
     `healthy`: task ids that answered. `drained`: service ids that get no requests. `overdue`: releases (ids)
     over their deadline. `proven`: task ids of process managers that could lead (None: not known, not asked for).
-    `obstacles`: slug to the reason why it cannot be fetched.
+    `obstacles`: slug to the reason why it cannot be fetched. `damaged`: releases (ids) whose slug the object store
+    does not hold as it was made; no wait helps them.
     """
 
     now: float
@@ -113,6 +114,7 @@ class Facts:
     drained: frozenset[str] = frozenset()
     overdue: frozenset[uuid.UUID] = frozenset()
     obstacles: dict[str, str] = field(default_factory=dict)
+    damaged: frozenset[uuid.UUID] = frozenset()
     boot_s: float = 60.0
     proven: frozenset[str] | None = None
 
@@ -176,6 +178,8 @@ def failure_of(release: WantedRelease, services: tuple[Service, ...], facts: Fac
     silent = _silent(release, own, facts)
     if silent is not None:
         return f"{silent} did not listen on $PORT ({spec.WEB_PORT}) within {facts.boot_s:.0f} seconds of its start"
+    if release.id in facts.damaged and not facts.has(release.slug):
+        return facts.obstacles.get(release.slug, "the slug is damaged")
     if release.id not in facts.overdue or is_healthy(release, services, facts):
         return None
     return f"not healthy within the deadline: {_obstacle(release, own, facts)}"

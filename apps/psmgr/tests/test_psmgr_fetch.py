@@ -101,3 +101,47 @@ def test_a_node_that_is_down_is_not_waited_for(settings: Any, engine: Any) -> No
     seen(fetcher, engine)
     assert engine.running == {}
     assert fetcher.missing(ONE) == ()
+
+
+def failing(exit_code: int) -> Any:
+    return lambda _, task: dataclasses.replace(task, phase="failed", exit_code=exit_code, message="non-zero exit")
+
+
+def test_a_full_disk_is_named_and_the_node_holds_up_the_others_once(settings: Any, engine: Any) -> None:
+    fetcher = fetcher_of(settings, engine)
+    engine.behave = lambda _, task: task if task.node_id == "n1" else failing(44)(_, task)
+    assert fetcher.start(ONE, engine)
+    (job,) = engine.running.values()
+    engine.logs[job.id] = b"dyno: slug 1: curl ended with 23, the store answers 200; trying again\n"
+    engine.running[job.id] = dataclasses.replace(job, created=job.created - 101)  # it tried for long, by itself
+    seen(fetcher, engine)
+    assert fetcher.settled() == {ONE}
+    assert fetcher.obstacles[ONE] == (
+        "the slug could not be fetched on node2: the disk of the slug cache is full: "
+        "free space below /var/lib/blackstart/slugs on the node"
+    )
+
+
+def test_the_dyno_s_own_last_words_are_the_reason(settings: Any, engine: Any) -> None:
+    fetcher = fetcher_of(settings, engine)
+    engine.behave = failing(44)
+    assert fetcher.start(ONE, engine)
+    (job,) = engine.running.values()
+    engine.logs[job.id] = b"dyno: slug 1: trying again\ndyno: slug 1: the store answers 404\n"
+    seen(fetcher, engine)
+    assert fetcher.obstacles[ONE].endswith("node1, node2: slug 1: the store answers 404")
+
+
+def test_a_damaged_slug_is_tried_anew(settings: Any, engine: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("psmgr.fetch.delay", lambda *_, **__: 0.0)
+    fetcher = fetcher_of(settings, engine)
+    engine.behave = failing(45)
+    assert fetcher.start(ONE, engine)
+    seen(fetcher, engine)
+    assert set(fetcher.damaged) == {ONE}
+    assert "other bytes than its sha256 promises" in fetcher.obstacles[ONE]
+    engine.behave = lambda _, task: task
+    assert fetcher.start(ONE, engine)
+    seen(fetcher, engine)
+    assert fetcher.damaged == {}
+    assert fetcher.missing(ONE) == ()

@@ -315,3 +315,21 @@ def test_the_deadline_of_a_release_outlives_its_process_manager(world: Any) -> N
     world.reconciler = world.fresh_reconciler()
     world.until(lambda: world.status(app, 2) == "failed")
     assert "not healthy within the deadline" in world.failure(app, 2)
+
+
+def test_a_damaged_slug_fails_its_release_at_once_and_the_old_one_goes_on(world: Any) -> None:
+    app = world.app("shop")
+    world.release(app)
+    world.until(lambda: world.status(app, 1) == "succeeded")
+
+    def damaged(spec: Any, task: Any) -> Any:
+        return dataclasses.replace(task, phase="failed", exit_code=45) if "_fetch_2" in spec.name else task
+
+    world.engine.behave = damaged
+    world.release(app, slug="2" * 64)
+    world.until(lambda: world.status(app, 2) == "failed")
+    assert "other bytes than its sha256 promises: build the app again" in world.failure(app, 2)
+    assert world.engine.named("t_shop_web_v1") is not None
+    world.engine.behave = lambda spec, task: task
+    world.release(app, slug="2" * 64)
+    world.until(lambda: world.status(app, 3) == "succeeded")
