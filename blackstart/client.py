@@ -138,6 +138,19 @@ class Client:
         release: dict[str, Any] = self.call("POST", f"/apps/{app}/releases", body)
         return release
 
+    def download(self, presigned: str) -> bytes:
+        """Return what is stored at a presigned URL that the API gave out."""
+        url, headers, extensions = self._route(presigned)
+        try:
+            response = self._http.get(url, headers=headers, extensions=extensions, timeout=UPLOAD_SECONDS)
+        except httpx.HTTPError as error:
+            raise PlatformError(
+                "the object store did not give an object", why=f"{type(error).__name__}: {error}"
+            ) from error
+        if response.status_code >= 300:
+            raise refused("GET", "from the object store", response)
+        return response.content
+
     def output(self, build: dict[str, Any]) -> Iterator[str]:
         """Yield the text of a build's output as it comes."""
         parts = urlsplit(build["output_stream_url"])

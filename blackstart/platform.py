@@ -170,12 +170,6 @@ class Platform:
     def _engine_settings(self) -> dict[str, str]:
         """What `psmgr` needs to start dynos and builds, the same in stage 0 and as an app."""
         settings = self.inventory.hosts[0].settings
-        sources = {
-            "UV_INDEX_URL": settings.python_index,
-            "NPM_CONFIG_REGISTRY": settings.npm_registry,
-            "BUNDLE_MIRROR": settings.gem_mirror,
-            "APT_SOURCE": settings.apt_mirror,
-        }
         return {
             "STACK": self.stacks.run.name,
             "STACK_BUILD": self.stacks.build.name,
@@ -183,8 +177,20 @@ class Platform:
             "BUILD_MEMORY_MB": str(settings.build_memory_mb),
             "BUILD_TIMEOUT": str(settings.build_seconds),
             "BUILDS_AT_ONCE": str(settings.builds_at_once),
-            **{name: value for name, value in sources.items() if value is not None},
+            **self.package_sources,
         }
+
+    @property
+    def package_sources(self) -> dict[str, str]:
+        """Where builds get packages from, as variables of a build; what the inventory does not name is left out."""
+        settings = self.inventory.hosts[0].settings
+        sources = {
+            "UV_INDEX_URL": settings.python_index,
+            "NPM_CONFIG_REGISTRY": settings.npm_registry,
+            "BUNDLE_MIRROR": settings.gem_mirror,
+            "APT_SOURCE": settings.apt_mirror,
+        }
+        return {name: value for name, value in sources.items() if value is not None}
 
 
 def database_url(password: str, host: str, *, verified: bool = True) -> str:

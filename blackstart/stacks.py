@@ -418,3 +418,20 @@ def _tool_entries(tools: Path) -> Iterator[Entry]:
 def _copied(inside: str, path: Path) -> Entry:
     data = path.read_bytes()
     return file_entry(inside, data, 0o755 if data.startswith(b"#!") else 0o644)
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m blackstart.stacks FOLDER`: build both stacks into the cache FOLDER; the sources are JSON on standard input."""
+    (folder,) = arguments
+    wanted = json.load(sys.stdin)
+    sources = StackSources(apt=tuple(wanted["apt"]), python_index=wanted["python_index"])
+    try:
+        ensure_stacks(Path(folder), sources, lambda line: print(line, flush=True))
+    except StackError as error:
+        print(str(error), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -27,6 +27,7 @@ import pytest
 from compiler import difference, seed
 
 from apps.compile.tests.compile_fakes import FakeStore
+from blackstart.proofs import fixed_point
 from blackstart.sources import checkout_root, component_names, component_source, folder_source
 from blackstart.stacks import Stack, StackSources, ensure_stacks
 
@@ -369,6 +370,19 @@ def app_with_build_script(site: Site, name: str, script: str) -> bytes:
     lock = {"name": name, "version": "1.0.0", "lockfileVersion": 3, "requires": True, "packages": packages}
     (folder / "package-lock.json").write_text(json.dumps(lock))
     return folder_source(folder).data
+
+
+def test_a_time_in_a_slug_breaks_the_fixed_point_and_its_file_is_named(site: Site, compiler: str) -> None:
+    source = app_with_build_script(site, "stamped", "mkdir -p lib && date +%s%N > lib/built-at.txt")
+    copies = []
+    for origin in ("S1", "S2"):
+        built = build(site, compiler, source)
+        assert built.code == 0, built.output
+        sha256 = str(built.result["slug"])
+        copies.append(fixed_point.Copy(origin, sha256, f"compile.squashfs {compiler}", lambda built=built: built.slug))
+    proof = fixed_point.verdict([fixed_point.compare("stamped", copies)], None, {"stacks": {"rebuilt": False}})
+    assert not proof.holds
+    assert " differ in lib/built-at.txt: line 1 differs" in proof.detail
 
 
 def test_a_stranger_s_build_script_sees_no_credential_and_has_no_privilege(site: Site, compiler: str) -> None:
