@@ -40,10 +40,8 @@ class Remote:
 
     def run(self, argv: list[str], *, stdin: str = "", seconds: float = COMMAND_SECONDS) -> Result:
         """Run `argv` as root and return its result, whatever the exit code."""
-        sudo = ["sudo", "-n", "--"] if self.host.ssh.get("ssh_user", "root") != "root" else []
-        command = " ".join(shlex.quote(word) for word in [*sudo, *argv])
         try:
-            input_, output, errors = self._client.exec_command(command, timeout=seconds)
+            input_, output, errors = self._client.exec_command(self._command(argv), timeout=seconds)
             input_.write(stdin)
             input_.channel.shutdown_write()
             out = output.read().decode(errors="replace")
@@ -51,6 +49,20 @@ class Remote:
             return Result(code=output.channel.recv_exit_status(), out=out, err=err)
         except (OSError, EOFError, paramiko.SSHException) as error:
             raise unreachable(self.host, f"{argv[0]} did not end: {type(error).__name__} {error}") from error
+
+    def talk(self, argv: list[str], sent: bytes, *, seconds: float = COMMAND_SECONDS) -> bytes:
+        """Run `argv`, give it `sent`, and return what it prints until it ends. Its input stays open until then."""
+        try:
+            input_, output, _ = self._client.exec_command(self._command(argv), timeout=seconds)
+            input_.write(sent)
+            input_.flush()
+            return bytes(output.read())
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            raise unreachable(self.host, f"{argv[0]} did not end: {type(error).__name__} {error}") from error
+
+    def _command(self, argv: list[str]) -> str:
+        sudo = ["sudo", "-n", "--"] if self.host.ssh.get("ssh_user", "root") != "root" else []
+        return " ".join(shlex.quote(word) for word in [*sudo, *argv])
 
     def check(self, argv: list[str], *, stdin: str = "", seconds: float = COMMAND_SECONDS) -> str:
         """Run `argv` and return what it printed. Raises HostError when it fails."""

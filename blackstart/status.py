@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from blackstart import observe
+from blackstart import hold, observe
 from blackstart.client import Client
 from blackstart.errors import BlackstartError
 from blackstart.platform import Platform
 from blackstart.remote import connected
+from blackstart.run import OPTIONS
 
 COLUMNS = ("component", "version", "slug", "dyno", "state", "node")
 TABLE_WIDTH = 110
@@ -37,13 +38,26 @@ def platform_status(platform: Platform) -> dict[str, Any]:
         "steps": times.get("steps", []),
         "problems": [],
     }
+    holds = _held(platform)
     try:
         client = observe.answering_client(platform)
     except (BlackstartError, FileNotFoundError) as error:
         stage = "stage-0" if base["stage0"] is not None else "none"
-        return {**base, "stage": stage, "problems": [str(error)]}
+        return {**base, "stage": stage, "problems": [str(error), *holds]}
     with client:
-        return _with_live(base, client)
+        status = _with_live(base, client)
+    return {**status, "problems": [*status["problems"], *holds]}
+
+
+def _held(platform: Platform) -> list[str]:
+    """Return in words what is held. The engine is asked, for the API may be what is held."""
+    if not platform.state.read_json(OPTIONS).get("pivoted"):
+        return []
+    try:
+        found = hold.held(platform, seconds=LOOK_SECONDS)
+    except BlackstartError:
+        return []
+    return [f"{service.app} is held ({service.labels[hold.LABEL]}): `verify` and `up` release it" for service in found]
 
 
 def _with_live(base: dict[str, Any], client: Client) -> dict[str, Any]:

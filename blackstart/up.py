@@ -5,9 +5,10 @@ from __future__ import annotations
 import concurrent.futures
 import time
 
-from blackstart import observe
+from blackstart import hold, observe
+from blackstart.client import wait_for
 from blackstart.deploys import run_deploy
-from blackstart.errors import BlackstartError, HostError, ProofError
+from blackstart.errors import BlackstartError, HostError, PlatformError, ProofError
 from blackstart.host import HOST_PACKAGES, check_host, missing_packages
 from blackstart.inventory import Host
 from blackstart.observe import EngineSnapshot, require
@@ -102,6 +103,25 @@ def _reach(host: Host) -> BlackstartError | None:
     except BlackstartError as error:
         return error
     return None
+
+
+def release_held(run: Run) -> None:
+    """Release the components that a proof which was killed left held, and wait until they run."""
+    if wait_for(lambda: _released(run), "the engine", seconds=ANSWER_SECONDS):
+        hold.wait_until_up(run.platform)
+
+
+def _released(run: Run) -> list[str]:
+    """Release what is held. Raises PlatformError while the engine does not answer: nodes that just booted need a while."""
+    try:
+        return hold.release_all(run.platform)
+    except HostError as error:
+        raise PlatformError(error.what, why=error.why) from error
+
+
+def nothing_is_held(run: Run) -> bool:
+    """Whether no component is held; before the pivot nothing can be."""
+    return not run.pivoted or observe.holds(lambda: not hold.held(run.platform))
 
 
 # --- stage 0 and 1 ---------------------------------------------------------------------------------------------------
@@ -270,6 +290,7 @@ STEPS: tuple[Step[Run], ...] = (
     Step("host", "Prepare this host", prepare_host, host_is_prepared),
     Step("stacks", "Build the stack images", build_stacks, stacks_are_built, needs=("host",)),
     Step("machines", "Boot the machines", make_machines, machines_answer, needs=("host",)),
+    Step("released", "Release what is held", release_held, nothing_is_held, needs=("machines",)),
     Step("stage-0", "Stand up stage 0, prepare the nodes", stand_up_stage0, stage0_works, needs=("stacks", "machines")),
     Step("stage-1", "Bring the components up as apps", deploy_stage1, components_are_apps, needs=("stage-0",)),
     Step("pivot", "Move the state and hand over", pivot, is_pivoted, needs=("stage-1",)),

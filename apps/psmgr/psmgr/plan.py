@@ -132,10 +132,29 @@ class Facts:
 
 
 def plan_app(app: WantedApp, services: Iterable[Service], facts: Facts) -> tuple[Action, ...]:
-    """Return what to do for `app` now. `services` are its own (one-offs and builds among them)."""
+    """Return what to do for `app` now. `services` are its own (one-offs and builds among them).
+
+    A process type that an operator holds is left as it is: nothing of it is started, changed or removed.
+    """
     existing = tuple(services)
     if app.deleting:
         return tuple(Remove(service) for service in existing) or (Forget(app.id),)
+    held = {service.labels[spec.PROCESS] for service in existing if spec.HELD in service.labels}
+    return tuple(action for action in _actions(app, existing, facts) if _process_of(action) not in held)
+
+
+def _process_of(action: Action) -> str | None:
+    """Return the process type whose services `action` starts, changes or removes."""
+    match action:
+        case Create(_, process) | Replace(_, _, process):
+            return process.type
+        case Scale(service) | Drain(service) | Remove(service):
+            return service.labels[spec.PROCESS]
+        case _:
+            return None
+
+
+def _actions(app: WantedApp, existing: tuple[Service, ...], facts: Facts) -> tuple[Action, ...]:
     own = tuple(service for service in existing if service.labels.get(spec.KIND) == "process")
     actions: list[Action] = [
         Fail(id_, version, f"superseded by v{app.rolling.version}" if app.rolling is not None else "superseded")

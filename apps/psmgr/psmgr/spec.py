@@ -35,6 +35,7 @@ APP, APP_ID, PROCESS, VERSION = "blackstart.app", "blackstart.app_id", "blacksta
 SLUG, BUILD, DYNO_ID, NODE = "blackstart.slug", "blackstart.build", "blackstart.dyno", "blackstart.node"
 COMPILER = "blackstart.compiler"  # the slug that a build runs
 TASK = "blackstart.task"
+HELD = "blackstart.held"  # an operator stopped it for a while; see blackstart/hold.py
 
 TRUST_VARS = (
     "SSL_CERT_FILE",

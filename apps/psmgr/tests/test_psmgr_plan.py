@@ -115,6 +115,17 @@ def test_scaling_happens_in_place() -> None:
     assert plan(app(release(1, process("web", 3))), [running]) == [Scale(running, 3)]
 
 
+def test_what_an_operator_holds_is_left_alone() -> None:
+    held = service("web", 1, replicas=0)
+    held = dataclasses.replace(held, labels={**held.labels, spec.HELD: "replicas=1"})
+    worker = service("worker", 1, task("b"))
+    assert plan(app(release(1, WEB, WORKER)), [held, worker]) == []
+    assert plan(app(release(1, WEB, process("worker", 2))), [held, worker]) == [Scale(worker, 2)]
+    assert plan(app(release(1, WEB), pending(2, WEB)), [held]) == []
+    assert plan(app(release(1)), [held]) == []
+    assert plan(app(release(1, WEB), deleting=True), [held]) == [Remove(held)]
+
+
 def test_a_process_type_scaled_to_nothing_is_drained_then_removed() -> None:
     running = service("web", 1, task("a"))
     assert plan(app(release(1)), [running]) == [Drain(running)]
