@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from blackstart.errors import BlackstartError
 from blackstart.state import State, write_durably
 
 CA_DAYS = 3650
@@ -31,11 +33,40 @@ def ensure_ca(state: State) -> Pair:
     """Return the platform's CA, made on the first call."""
     key_path, certificate_path = state.folder / "ca" / "ca.key", state.ca_path
     with state.making():
-        if not (key_path.exists() and certificate_path.exists()):
+        if not certificate_path.exists():
+            # A key without a certificate is of a run that was killed here: nothing was ever signed with it.
             pair = _new_ca(state.platform)
             write_durably(key_path, pair.key.encode())
             write_durably(certificate_path, pair.certificate.encode(), mode=0o644)
+    check_ca(state)
     return Pair(certificate=certificate_path.read_text(), key=key_path.read_text())
+
+
+def check_ca(state: State) -> None:
+    """Refuse a CA that is another platform's, damaged, or half lost; no CA at all is right. Raises BlackstartError."""
+    if not state.ca_path.exists():
+        return
+    try:
+        certificate = x509.load_pem_x509_certificate(state.ca_path.read_bytes())
+        key = serialization.load_pem_private_key((state.folder / "ca" / "ca.key").read_bytes(), password=None)
+    except (OSError, ValueError) as error:
+        raise BlackstartError(
+            f"the CA in {state.folder / 'ca'} is damaged", why=str(error), fix="restore ca.pem and ca.key from a copy"
+        ) from error
+    if certificate.subject != _ca_name(state.platform):
+        raise BlackstartError(
+            f"{state.folder} holds the state of another platform",
+            why=f"its CA is the {certificate.subject.rfc4514_string()}",
+            fix=f"restore the state of {state.platform} from its own copy, or choose another --platform",
+        )
+    if certificate.public_key() != key.public_key():
+        raise BlackstartError(
+            f"in {state.folder / 'ca'} ca.key is not the key of ca.pem", fix="restore both from the same copy"
+        )
+
+
+def _ca_name(platform: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Blackstart CA of {platform}")])
 
 
 def ensure_leaf(state: State, name: str, *, hosts: tuple[str, ...]) -> Pair:
@@ -46,7 +77,7 @@ def ensure_leaf(state: State, name: str, *, hosts: tuple[str, ...]) -> Pair:
     with state.making():
         if key_path.exists() and certificate_path.exists():
             pair = Pair(certificate=certificate_path.read_text(), key=key_path.read_text())
-            if _still_good(pair.certificate, hosts):
+            if _still_good(pair, ca, hosts):
                 return pair
         pair = _new_leaf(ca, name, hosts)
         write_durably(key_path, pair.key.encode())
@@ -54,8 +85,16 @@ def ensure_leaf(state: State, name: str, *, hosts: tuple[str, ...]) -> Pair:
     return pair
 
 
-def _still_good(certificate: str, hosts: tuple[str, ...]) -> bool:
-    loaded = x509.load_pem_x509_certificate(certificate.encode())
+def _still_good(pair: Pair, ca: Pair, hosts: tuple[str, ...]) -> bool:
+    """Whether it is for these hosts, not about to expire, and whole: a run may have been killed between its two files."""
+    try:
+        loaded = x509.load_pem_x509_certificate(pair.certificate.encode())
+        key = serialization.load_pem_private_key(pair.key.encode(), password=None)
+        loaded.verify_directly_issued_by(x509.load_pem_x509_certificate(ca.certificate.encode()))
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    if loaded.public_key() != key.public_key():
+        return False
     names = loaded.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     same = list(names) == [_general_name(host) for host in hosts]
     left = loaded.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
@@ -86,7 +125,7 @@ def _builder(
 
 def _new_ca(platform: str) -> Pair:
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Blackstart CA of {platform}")])
+    name = _ca_name(platform)
     usage = x509.KeyUsage(
         digital_signature=False,
         content_commitment=False,

@@ -15,13 +15,15 @@ from typing import Any
 
 from blackstart import __version__, observe
 from blackstart.deploys import run_deploy
-from blackstart.errors import BlackstartError, InventoryError, StopRequested
+from blackstart.errors import BlackstartError, InventoryError, StopRequested, in_words
 from blackstart.graph import Graph, read_graph
 from blackstart.graph_svg import graph_svg
 from blackstart.graph_text import print_graph
 from blackstart.inventory import load_inventory
 from blackstart.journal import Journal
+from blackstart.ownership import check_machines
 from blackstart.platform import Platform
+from blackstart.programs import end_running
 from blackstart.progress import Progress, error
 from blackstart.providers.options import (
     DEFAULT_NODES,
@@ -79,6 +81,13 @@ def main() -> None:
     except BlackstartError as failure:
         error(str(failure))
         code = 1
+    except OSError as failure:
+        error(
+            in_words(
+                "this host failed", str(failure), "remove the cause (a full disk?); then run the same command again"
+            )
+        )
+        code = 1
     sys.exit(code)
 
 
@@ -114,7 +123,12 @@ def _parser() -> argparse.ArgumentParser:
     graph.add_argument("--svg", type=Path, metavar="FILE", help="also draw it into FILE")
 
     _command(commands, "status", "what runs, and where", _status)
-    _command(commands, "down", "remove the local machines, their network and the state of the platform", _down)
+    down = _command(commands, "down", "remove the local machines, their network and the state of the platform", _down)
+    down.add_argument(
+        "--without-state",
+        action="store_true",
+        help="remove everything of this name, also machines that were made from a state folder that is lost",
+    )
 
     deploy = _command(commands, "deploy", "compile and release a folder as an app", _deploy)
     deploy.add_argument("app", help="the app's name; made when it is not there")
@@ -157,24 +171,30 @@ def _run(arguments: argparse.Namespace) -> Run:
     return Run(inventory_argument=arguments.inventory, platform=platform, provider=provider, progress=progress)
 
 
+def _state(arguments: argparse.Namespace) -> State:
+    """Return the state folder without a look at what it says of machines."""
+    return State.of(arguments.platform) if _is_local(arguments) else _load(arguments).state
+
+
 def _is_local(arguments: argparse.Namespace) -> bool:
     return Path(arguments.inventory).resolve() == (checkout_root() / LOCAL).resolve()
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    if _is_local(arguments):
-        remember_options(State.of(arguments.platform), nodes=arguments.nodes, subnet=arguments.subnet)
-    elif arguments.nodes is not None or arguments.subnet is not None:
-        raise InventoryError(
-            "--nodes and --subnet are for local machines", fix=f"name the hosts in {arguments.inventory}"
-        )
-    run = _run(arguments)
-    platform, progress = run.platform, run.progress
-    journal = Journal(platform.state.journal_path)
-    with platform.state.lock("up"), reported(run, "up") as ending:
-        took = run_steps(STEPS, run, progress=progress, journal=journal)
-        _remember_times(platform.state, took, progress.elapsed)
-        status = ending.status = platform_status(platform)
+    with _state(arguments).lock("up"):
+        if _is_local(arguments):
+            remember_options(_state(arguments), nodes=arguments.nodes, subnet=arguments.subnet)
+        elif arguments.nodes is not None or arguments.subnet is not None:
+            raise InventoryError(
+                "--nodes and --subnet are for local machines", fix=f"name the hosts in {arguments.inventory}"
+            )
+        run = _run(arguments)
+        check_machines(run.platform, tuple(filter(None, (run.stage0, *run.nodes))))
+        platform, progress = run.platform, run.progress
+        with reported(run, "up") as ending:
+            took = run_steps(STEPS, run, progress=progress, journal=Journal(platform.state.journal_path))
+            _remember_times(platform.state, took, progress.elapsed)
+            status = ending.status = platform_status(platform)
     if arguments.json:
         print(json.dumps(status))
     else:
@@ -284,18 +304,20 @@ def _status(arguments: argparse.Namespace) -> int:
 def _down(arguments: argparse.Namespace) -> int:
     if not _is_local(arguments):
         raise InventoryError("down removes local machines only", fix="wipe named hosts yourself: reinstall them")
-    platform = _load(arguments)
+    state = _state(arguments)
     progress = Progress(quiet=arguments.json)
-    with platform.state.lock("down"):
-        provider = local_platform(platform.state)
+    with state.lock("down"):
+        provider = local_platform(state, damaged_too=True)
+        if not arguments.without_state:
+            provider.check_ours()
         removed = list(provider.leftovers())
         provider.down()
         left = list(provider.leftovers())
         if left:
             raise BlackstartError(
-                f"not everything of {platform.name} could be removed", why=", ".join(left), fix="run this again"
+                f"not everything of {state.platform} could be removed", why=", ".join(left), fix="run this again"
             )
-        platform.state.remove()
+        state.remove()
     for trace in removed:
         progress.say(f"removed {trace}")
     if arguments.json:
@@ -353,13 +375,21 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _stop_cleanly() -> None:
-    """Turn Ctrl-C and SIGTERM into StopRequested, so that what was started is ended and the lock is dropped."""
+    """Turn Ctrl-C and SIGTERM into StopRequested, so that what was started is ended and the lock is dropped.
+
+    The first one counts; while we end, further ones would only leave something behind.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        end_running()
         raise StopRequested(
-            f"stopped by {signal.Signals(number).name}",
-            why="nothing is lost: each step can be run again",
-            fix="run the same command again to go on",
+            in_words(
+                f"stopped by {signal.Signals(number).name}",
+                "nothing is lost: each step can be run again",
+                "run the same command again to go on",
+            )
         )
 
     signal.signal(signal.SIGINT, stop)

@@ -107,6 +107,9 @@ def _start_build(client: Client, plan: Plan, name: str) -> dict[str, Any] | None
     source = component_source(plan.root, name)
     if _is_built(client, plan, name, source):
         return None
+    for build in client.call("GET", f"/apps/{name}/builds")[-1:]:
+        if build["status"] == "pending" and _made_of(build, source, plan.stack):
+            return dict(build)  # an earlier run began it and was killed
     return client.build(name, source, version=source.sha256[:12])
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from blackstart.errors import DeployError
 from blackstart.operations import Operation, OperationReader
+from blackstart.programs import dying_with_us, ended_on_stop
 from blackstart.sources import checkout_root
 
 DEPLOY_SECONDS = 3600
@@ -55,7 +56,7 @@ def run_deploy(
         f"deploys/{deploy}.py",
     ]
     process = subprocess.Popen(
-        argv,
+        dying_with_us(argv, "KILL"),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
@@ -71,8 +72,9 @@ def run_deploy(
     try:
         if process.stdout is None:
             raise DeployError(f"deploys/{deploy}.py could not be started")
-        output = process.stdout.read()
-        code = process.wait(timeout=DEPLOY_SECONDS)
+        with ended_on_stop(process):
+            output = process.stdout.read()
+            code = process.wait(timeout=DEPLOY_SECONDS)
     except BaseException:
         _stop(process)
         raise

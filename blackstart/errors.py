@@ -9,9 +9,15 @@ BlackstartError           what failed and where, why, and what to do next
 ├── DeployError           a pyinfra deploy did not succeed on every host
 ├── PlatformError         the platform's API refused or did not answer
 ├── ProofError            something that must hold does not hold
-├── LockedError           another run holds the platform's lock
-└── StopRequested         Ctrl-C or SIGTERM
+└── LockedError           another run holds the platform's lock
+
+StopRequested is Ctrl-C or SIGTERM. It is no BlackstartError: what looks whether something holds must not swallow it.
 """
+
+
+def in_words(what: str, why: str, fix: str) -> str:
+    """Return what an operator reads."""
+    return "\n".join([what, *([f"Why: {why}"] if why else []), *([f"To do: {fix}"] if fix else [])])
 
 
 class BlackstartError(Exception):
@@ -24,12 +30,7 @@ class BlackstartError(Exception):
         self.fix = fix
 
     def __str__(self) -> str:
-        lines = [self.what]
-        if self.why:
-            lines.append(f"Why: {self.why}")
-        if self.fix:
-            lines.append(f"To do: {self.fix}")
-        return "\n".join(lines)
+        return in_words(self.what, self.why, self.fix)
 
 
 class InventoryError(BlackstartError):
@@ -68,5 +69,5 @@ class LockedError(BlackstartError):
     """Another run holds the platform's lock."""
 
 
-class StopRequested(BlackstartError):
+class StopRequested(BaseException):
     """The operator asked to stop (Ctrl-C or SIGTERM)."""

@@ -12,6 +12,11 @@ from blackstart.inventory import Host
 from blackstart.platform import Platform
 from blackstart.remote import connected
 
+LOOK_SECONDS = 5.0
+
+STAGE0_IS_BANNED = "grep -A 3 'set banned' /etc/blackstart/firewall.nft | grep -q elements"
+"""Exits 0 on a node whose firewall cuts stage 0 off (templates/node/firewall.nft.j2)."""
+
 
 def node_endpoint(platform: Platform, node: Host) -> Endpoint:
     """Return the platform's API as the router of `node` serves it."""
@@ -54,6 +59,43 @@ def all_up(platform: Platform) -> bool:
 
 def _components_up(live: dict[str, Any]) -> bool:
     return all(process["state"] == "up" for component in live["components"] for process in component["processes"])
+
+
+def stage0_stage(stage0: Host) -> str | None:
+    """Return the stage in stage 0's own database (`stage-0`, `moving`, `moved`), None where there is none or no answer."""
+    query = ["runuser", "-u", "postgres", "--", "psql", "-d", "platform", "-qtA", "--no-psqlrc", "--command"]
+    try:
+        with connected(stage0, seconds=LOOK_SECONDS) as remote:
+            return remote.run([*query, "SELECT stage FROM platform"]).out.strip() or None
+    except BlackstartError:
+        return None
+
+
+def bans_stage0(node: Host) -> bool:
+    """Whether the node's firewall cuts stage 0 off. False when it does not answer."""
+    try:
+        with connected(node, seconds=LOOK_SECONDS) as remote:
+            return remote.run(["sh", "-c", STAGE0_IS_BANNED]).code == 0
+    except BlackstartError:
+        return False
+
+
+def is_wiped(stage0: Host) -> bool | None:
+    """Whether nothing of stage 0 is left on its machine; None when the machine does not answer."""
+    try:
+        with connected(stage0, seconds=LOOK_SECONDS) as remote:
+            return remote.run(["test", "-e", "/etc/blackstart"]).code != 0
+    except BlackstartError:
+        return None
+
+
+def handed_over(stage0: Host | None, nodes: tuple[Host, ...]) -> bool:
+    """Whether the pivot was done, as the machines tell while no API answers.
+
+    Stage 0 says it itself; when it is gone, the nodes do: they cut it off only after the pivot.
+    """
+    stage = None if stage0 is None else stage0_stage(stage0)
+    return stage == "moved" if stage is not None else any(bans_stage0(node) for node in nodes)
 
 
 def answering_client(platform: Platform) -> Client:

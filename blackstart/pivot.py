@@ -15,6 +15,7 @@ A failure before 4 gives stage 0 its control plane back.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -36,6 +37,7 @@ from blackstart.errors import BlackstartError, ProofError
 
 TRUST = "/etc/blackstart/trust"
 SLUGS = Path("/var/lib/blackstart/slugs")
+LOCK = Path("/run/blackstart-pivot.lock")
 SERVICES = ("psmgr", "api", "objects")
 MOVE_SECONDS = 3600
 COMMAND_SECONDS = 120
@@ -253,12 +255,17 @@ def _fetch_slug(store: Store, ca: Path, sha: str) -> None:
 
 @contextlib.contextmanager
 def in_slug(order: Order, slug: str, *, mounts: tuple[str, ...] = ()) -> Iterator[Program]:
-    """Start a container of a component's slug on the platform's network; yield what runs commands in it, unprivileged."""
+    """Start a container of a component's slug on the platform's network; yield what runs commands in it, unprivileged.
+
+    Its name is fixed: a pivot that was killed leaves its containers, and what runs in them must not go on beside this one.
+    """
+    name = f"blackstart-pivot-{slug[:12]}"
+    run(["docker", "rm", "--force", name])
     volumes = (f"{SLUGS}:/slugs:ro", f"{TRUST}:{TRUST}:ro", *mounts)
     flags = [flag for volume in volumes for flag in ("--volume", volume)]
     settings = {"BLACKSTART_SLUG": slug, "SSL_CERT_FILE": f"{TRUST}/ca-bundle.pem"}
     started = f"touch {READY} && exec sleep {MOVE_SECONDS}"
-    argv = ["docker", "run", "--detach", "--rm", "--pull", "never", "--network", order.network, *flags]
+    argv = ["docker", "run", "--detach", "--rm", "--name", name, "--pull", "never", "--network", order.network, *flags]
     argv += [*_names(settings), order.stack, "tini", "-g", "--", "/usr/lib/blackstart/dyno", "start", started]
     container = run(argv, env=settings).strip()
 
@@ -304,15 +311,46 @@ STARTED = time.monotonic()
 
 
 def say(text: str) -> None:
-    """Print one line of progress with the seconds since the start."""
-    print(f"-----> {time.monotonic() - STARTED:6.1f}s {text}", flush=True)
+    """Print one line of progress with the seconds since the start. Without a reader (the operator is gone) it goes on."""
+    with contextlib.suppress(BrokenPipeError):
+        print(f"-----> {time.monotonic() - STARTED:6.1f}s {text}", flush=True)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Wait until no other pivot runs on this machine, then hold it for ourselves. The kernel lets go when we die.
+
+    An operator's run that was killed leaves its pivot running; the next run waits for it and does what is left.
+    """
+    with LOCK.open("a") as stream:
+        deadline = time.monotonic() + MOVE_SECONDS
+        waiting = False
+        while not _locked(stream.fileno()):
+            if not waiting:
+                say("waiting for an earlier pivot that still runs here")
+            waiting = True
+            if time.monotonic() > deadline:
+                raise BlackstartError(
+                    f"an earlier pivot did not end within {MOVE_SECONDS} s", fix=f"see who holds {LOCK}"
+                )
+            time.sleep(0.2)
+        yield
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def main(arguments: list[str]) -> int:
     """Do what the order file says; exit 1 with a reason when it fails."""
     (path,) = arguments
     try:
-        apply(Order.read(Path(path)))
+        with alone():
+            apply(Order.read(Path(path)))
     except BlackstartError as error:
         print(str(error), file=sys.stderr)
         return 1

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from blackstart.errors import BlackstartError
 
@@ -18,6 +19,34 @@ TAIL_LINES = 15
 
 class ProgramFailed(BlackstartError):
     """A program is missing, ended with an exit code other than 0, or ran over its time."""
+
+
+def dying_with_us(argv: Sequence[str], ending: str) -> list[str]:
+    """Return the vector of a program that the kernel ends with the signal `ending` when we end, however we end.
+
+    Nothing goes on behind the back of the next run.
+    """
+    return ["setpriv", "--pdeathsig", ending, "--", *argv]
+
+
+_running: set[subprocess.Popen[str]] = set()
+
+
+@contextlib.contextmanager
+def ended_on_stop(process: subprocess.Popen[str]) -> Iterator[None]:
+    """While the block runs, `end_running` ends this program, which leads a process group of its own."""
+    _running.add(process)
+    try:
+        yield
+    finally:
+        _running.discard(process)
+
+
+def end_running() -> None:
+    """Tell the long programs of this process, on whichever thread they are waited for, to end. Does not wait."""
+    for process in tuple(_running):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
 
 
 def no_log(line: str) -> None:
@@ -67,7 +96,7 @@ def follow_program(argv: Sequence[str], *, seconds: float, log: Log, env: Mappin
         raise _missing(argv)
     try:
         process = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "TERM", "--", *argv],
+            dying_with_us(argv, "TERM"),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -83,7 +112,7 @@ def follow_program(argv: Sequence[str], *, seconds: float, log: Log, env: Mappin
     alarm = threading.Timer(seconds, _stop_group, (process, late))
     alarm.start()
     try:
-        with process:
+        with process, ended_on_stop(process):
             for line in process.stdout or ():
                 tail.append(line.rstrip("\n"))
                 log(line.rstrip("\n"))

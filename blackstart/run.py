@@ -9,6 +9,7 @@ from pathlib import Path
 
 from blackstart import observe
 from blackstart.deploys import run_deploy
+from blackstart.inventory import Host
 from blackstart.journal import Journal
 from blackstart.operations import Operation
 from blackstart.platform import Platform
@@ -53,8 +54,25 @@ class Run:
 
     @property
     def pivoted(self) -> bool:
-        """Whether the pivot is known to be done. Then stage 0 is never made again."""
-        return bool(self.platform.state.read_json(OPTIONS).get("pivoted")) or observe.is_self_hosted(self.platform)
+        """Whether the platform's own control plane is in charge, measured. Then stage 0 is never made again."""
+        return observe.is_self_hosted(self.platform) or observe.handed_over(self.stage0, self.nodes)
+
+    @property
+    def stage0(self) -> Host | None:
+        """The stage-0 machine, None where it is known not to run."""
+        host = self.platform.inventory.stage0
+        return host if self._may_run(host) else None
+
+    @property
+    def nodes(self) -> tuple[Host, ...]:
+        """The nodes that may run."""
+        return tuple(host for host in self.platform.inventory.nodes if self._may_run(host))
+
+    def _may_run(self, host: Host) -> bool:
+        """Whether a host may answer: a local machine that is off need not be waited for."""
+        if self.provider is None:
+            return True
+        return any(machine.name == host.name and self.provider.running(machine) for machine in self.provider.machines())
 
     def remember(self, key: str, value: object) -> None:
         """Keep a fact in the state folder."""

@@ -92,11 +92,18 @@ class State:
             return {}
         try:
             value = json.loads(text)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             raise _damaged(path, str(error)) from error
         if not isinstance(value, dict):
             raise _damaged(path, "it is not a JSON object")
         return value
+
+    def read_hint(self, name: str) -> dict[str, Any]:
+        """Return the object in `name`, empty when it is missing or damaged: nothing is decided by it."""
+        try:
+            return self.read_json(name)
+        except BlackstartError:
+            return {}
 
     def write_json(self, name: str, value: dict[str, Any]) -> None:
         """Replace `name` durably, readable by its owner only."""
@@ -150,9 +157,13 @@ class State:
             if made:
                 known = {**known, **made}
                 self.write_json("secrets.json", known)
-            if not self.token_path.exists() or self.token_path.read_text().strip() != known["api_token"]:
+            if not self.token_path.exists() or self.token_path.read_bytes().strip() != str(known["api_token"]).encode():
                 write_durably(self.token_path, (known["api_token"] + "\n").encode())
         return {name: str(value) for name, value in known.items()}
+
+    def kept_secrets(self) -> dict[str, str]:
+        """Return the secrets that are there, and make none."""
+        return {name: value for name, value in self.read_json("secrets.json").items() if isinstance(value, str)}
 
     @contextlib.contextmanager
     def making(self) -> Iterator[None]:
@@ -205,8 +216,13 @@ _SECRETS = {
 
 
 def _damaged(path: Path, why: str) -> BlackstartError:
-    return BlackstartError(
-        f"{path} is damaged",
-        why=why,
-        fix="restore it from a copy; or, when the platform may be lost, run `down` and `up` again",
-    )
+    return BlackstartError(f"{path} is damaged", why=why, fix=_MENDING.get(path.name, _MENDING[""]))
+
+
+_MENDING = {
+    "options.json": "restore it from a copy; or remove it and give `up` the --nodes and --subnet of the first time",
+    "secrets.json": "restore it from a copy: the platform's stores know no other passwords. "
+    "When the platform may be lost: `down`, then `up`",
+    "": "restore it from a copy; or remove it: what it says is measured again, or counts as not proven",
+}
+"""What to do about a damaged file, by its name."""

@@ -26,7 +26,7 @@ def platform_status(platform: Platform) -> dict[str, Any]:
 
     `stage` is `self-hosted`, `stage-0` (stage 0 answers) or `none`. `problems` says in words what is not as it should be.
     """
-    times = platform.state.read_json("times.json")
+    times = platform.state.read_hint("times.json")
     base: dict[str, Any] = {
         "stage": "none",
         "domain": platform.domain,

@@ -12,7 +12,8 @@ from blackstart.errors import BlackstartError, HostError, PlatformError, ProofEr
 from blackstart.host import HOST_PACKAGES, check_host, missing_packages
 from blackstart.inventory import Host
 from blackstart.observe import EngineSnapshot, require
-from blackstart.proofs.canary import deploys_an_app
+from blackstart.ownership import check_machines
+from blackstart.proofs.canary import deploys_an_app, remove_left
 from blackstart.providers import Machine, Provider
 from blackstart.remote import connected
 from blackstart.run import OPTIONS, Run
@@ -20,6 +21,7 @@ from blackstart.stacks import cached_stacks, ensure_stacks
 from blackstart.steps import Step
 
 ANSWER_SECONDS = 90.0
+BLACK_START_SECONDS = 300.0
 
 
 # --- this host -------------------------------------------------------------------------------------------------------
@@ -60,9 +62,19 @@ def make_machines(run: Run) -> None:
         check_reachable(_needed(run))
         return
     run.provider.prepare()
+    _boot_made(run)
     with concurrent.futures.ThreadPoolExecutor(max_workers=4) as pool:
         for _ in pool.map(lambda machine: _make_machine(run, machine), _needed_machines(run)):
             pass
+
+
+def _boot_made(run: Run) -> None:
+    """Boot the nodes that were made: they tell whether the platform was handed over, and stage 0 is never made again."""
+    made = [machine for machine in run.provider.machines() if run.provider.exists(machine)] if run.provider else []
+    with concurrent.futures.ThreadPoolExecutor(max_workers=4) as pool:
+        for _ in pool.map(lambda machine: _make_machine(run, machine), made):
+            pass
+    check_machines(run.platform, run.nodes)
 
 
 def _needed_machines(run: Run) -> list[Machine]:
@@ -79,8 +91,12 @@ def _make_machine(run: Run, machine: Machine) -> None:
 
 
 def machines_answer(run: Run) -> bool:
-    """Whether every needed host answers over SSH."""
-    return observe.holds(lambda: check_reachable(_needed(run)))
+    """Whether every needed host answers over SSH. Raises HostError when one is another platform's."""
+    needed = _needed(run)
+    if not observe.holds(lambda: check_reachable(needed)):
+        return False
+    check_machines(run.platform, needed)
+    return True
 
 
 def check_reachable(hosts: tuple[Host, ...]) -> bool:
@@ -144,9 +160,14 @@ def stand_up_stage0(run: Run) -> None:
 
 def stage0_works(run: Run) -> bool:
     """Whether stage 0's API answers, its engine has a manager and its compiler is seeded; later stages imply it."""
+    return _past_stage1(run) or observe.holds(lambda: _stage0_answers(run))
+
+
+def _past_stage1(run: Run) -> bool:
+    """Whether the pivot was begun and not given back: stage 0's control plane must not be started again."""
     if run.pivoted:
         return True
-    return observe.holds(lambda: _stage0_answers(run))
+    return run.stage0 is not None and observe.stage0_stage(run.stage0) in ("moving", "moved")
 
 
 def _stage0_answers(run: Run) -> bool:
@@ -162,9 +183,7 @@ def deploy_stage1(run: Run) -> None:
 
 def components_are_apps(run: Run) -> bool:
     """Whether every component is an app that is up; later stages imply it."""
-    if run.pivoted:
-        return True
-    return observe.holds(lambda: _components_up(run))
+    return _past_stage1(run) or observe.holds(lambda: _components_up(run))
 
 
 def _components_up(run: Run) -> bool:
@@ -184,10 +203,15 @@ def _components_up(run: Run) -> bool:
 
 
 def pivot(run: Run) -> None:
-    """Move the state, hand over, move the managers; then show that nothing was re-created."""
+    """Move the state, hand over, move the managers; then show that nothing was re-created.
+
+    Where it was handed over and stage 0 is gone, the nodes lost power: the platform comes back by itself.
+    """
+    if run.pivoted and (run.stage0 is None or observe.stage0_stage(run.stage0) is None):
+        _wait_self_hosted(run, BLACK_START_SECONDS)
+        return
     before = _snapshot_before(run)
     run.deploy("pivot", "pivot", limit="stage0")
-    run.remember("pivoted", True)
     _wait_self_hosted(run)
     after = observe.engine_snapshot(run.platform.inventory.nodes)
     lost = before.lost(after)
@@ -198,32 +222,36 @@ def pivot(run: Run) -> None:
 
 
 def _snapshot_before(run: Run) -> EngineSnapshot:
-    """Return the engine as it was before the first try of the pivot, so that a resumed pivot is held against it."""
+    """Return the engine as it was before the pivot, so that a resumed pivot is held against it.
+
+    While stage 0 is in charge nothing was handed over, and what an earlier try kept may be old.
+    """
     kept = run.platform.state.read_json("before-pivot.json")
-    if kept:
+    if kept and (run.stage0 is None or observe.stage0_stage(run.stage0) != "stage-0"):
         return EngineSnapshot(**kept)
     snapshot = observe.engine_snapshot(run.platform.inventory.nodes)
     run.platform.state.write_json("before-pivot.json", snapshot.__dict__)
     return snapshot
 
 
-def _wait_self_hosted(run: Run) -> None:
-    deadline = time.monotonic() + ANSWER_SECONDS
+def _wait_self_hosted(run: Run, seconds: float = ANSWER_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
     while not observe.is_self_hosted(run.platform):
         if time.monotonic() > deadline:
             raise ProofError(
-                f"the platform's own API did not answer as self-hosted within {ANSWER_SECONDS:.0f} s",
+                f"the platform's own API did not answer as self-hosted within {seconds:.0f} s",
                 fix="look at `docker service ls` on a node; stage 0 is kept; run this again",
             )
         time.sleep(0.3)
 
 
 def is_pivoted(run: Run) -> bool:
-    """Whether the platform's own control plane acts, stage 0 manages no engine, and nothing was re-created."""
-    begun, proven = (run.platform.state.read_json(name) for name in ("before-pivot.json", "pivot.json"))
+    """Whether the platform's own control plane acts, stage 0 manages no engine, and what was re-created is known."""
+    begun, measured = (run.platform.state.read_hint(name) for name in ("before-pivot.json", "pivot.json"))
     if not observe.is_self_hosted(run.platform):
         return False
-    if begun and proven.get("lost") != [] and not stage0_is_gone(run):
+    # That something was re-created ends the run once. It cannot be undone: the proof `no-op-pivot` keeps saying so.
+    if begun and "lost" not in measured and not stage0_is_gone(run):
         return False
     stage0 = run.platform.inventory.stage0.address
     return observe.holds(lambda: stage0 not in observe.engine_managers(run.platform.managers[0]))
@@ -234,15 +262,19 @@ def is_pivoted(run: Run) -> bool:
 
 def cut_off(run: Run) -> None:
     """Cut stage 0 off by firewall, then compile, release and serve an app without it."""
-    run.remember("stage0_banned", True)
     run.deploy("cut-off", "cutoff", limit="runtime")
+    with observe.answering_client(run.platform) as client:
+        remove_left(client)
     evidence = deploys_an_app(run.platform, lambda: observe.answering_client(run.platform), run.log("cut-off"))
     run.remember("cut_off_proof", evidence)
 
 
 def is_cut_off(run: Run) -> bool:
-    """Whether an app was deployed with stage 0 cut off, or stage 0 is gone."""
-    return bool(run.platform.state.read_json(OPTIONS).get("cut_off_proof")) or stage0_is_gone(run)
+    """Whether every node cuts stage 0 off and an app was deployed so, or stage 0 is gone."""
+    if stage0_is_gone(run):
+        return True
+    proven = bool(run.platform.state.read_json(OPTIONS).get("cut_off_proof"))
+    return proven and all(observe.bans_stage0(node) for node in run.platform.inventory.nodes)
 
 
 def tear_down(run: Run) -> None:
@@ -260,7 +292,8 @@ def stage0_is_gone(run: Run) -> bool:
         return False
     if run.provider is not None:
         return not run.provider.exists(_stage0_machine(run.provider))
-    return bool(run.platform.state.read_json(OPTIONS).get("stage0_wiped"))
+    wiped = observe.is_wiped(stage0)
+    return bool(run.platform.state.read_json(OPTIONS).get("stage0_wiped")) if wiped is None else wiped
 
 
 def _stage0_machine(provider: Provider) -> Machine:

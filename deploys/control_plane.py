@@ -9,15 +9,19 @@ from io import BytesIO, StringIO
 from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.api.operation import OperationMeta
-from pyinfra.operations import apt, files, server, systemd
+from pyinfra.operations import apt, files, server
 
 from blackstart.graph import component_order
 from blackstart.platform import BUS_PORT, STAGE0_API_PORT, TRUST
 from blackstart.sources import checkout_root, checkout_source, uv_binary
+from deploys import nodes
 from deploys.lib import facts
+from deploys.lib.applied import applied
 from deploys.lib.context import me, platform
 
 PACKAGES = ["postgresql", "redis-server", "python3", "squashfs-tools", "rsync"]
+HBA = "/etc/postgresql/17/main/pg_hba.conf"
+REDIS = "/etc/redis/redis.conf"
 HOME = "/opt/blackstart"
 CHECKOUT = f"{HOME}/checkout"
 SETTINGS = "/etc/blackstart/stage0"
@@ -45,6 +49,7 @@ SERVICES = (
 @deploy("Stores")
 def stores() -> None:
     """Database, bus and folders of stage 0."""
+    nodes.finish_installation()
     apt.packages(
         name="Install the stores",
         packages=PACKAGES,
@@ -81,18 +86,20 @@ def _database() -> None:
         src=StringIO(
             "local all postgres peer\nlocal platform platform scram-sha-256\nhost platform platform 127.0.0.1/32 scram-sha-256\n"
         ),
-        dest="/etc/postgresql/17/main/pg_hba.conf",
+        dest=HBA,
         user="postgres",
         group="postgres",
         mode="0640",
     )
+    set_up = applied("database", (f"{SETTINGS}/database.sql", HBA))
     server.shell(
         name="Set up the database",
         commands=[
             "systemctl reload-or-restart postgresql@17-main.service",
             f"runuser -u postgres -- psql --quiet --no-psqlrc --set ON_ERROR_STOP=1 < {SETTINGS}/database.sql",
+            set_up.command,
         ],
-        _if=[lambda: sql.did_change() or access.did_change()],
+        _if=[set_up.due((sql, access))],
         _retries=10,
         _retry_delay=1,
     )
@@ -102,14 +109,19 @@ def _bus() -> None:
     config = files.template(
         name="Configure the bus",
         src="templates/stage0/redis.conf.j2",
-        dest="/etc/redis/redis.conf",
+        dest=REDIS,
         user="redis",
         group="redis",
         mode="0640",
         port=BUS_PORT,
         password=platform().secrets["stage0_bus_password"],
     )
-    systemd.service(name="Restart the bus", service="redis-server.service", restarted=True, _if=[config.did_change])
+    restarted = applied("bus", (REDIS,))
+    server.shell(
+        name="Restart the bus",
+        commands=["systemctl restart redis-server.service", restarted.command],
+        _if=[restarted.due([config])],
+    )
 
 
 def _checkout() -> list[OperationMeta]:
@@ -141,18 +153,21 @@ def _checkout() -> list[OperationMeta]:
         mode="0755",
         add_deploy_dir=False,
     )
+    unpacked = applied("checkout", (f"{HOME}/checkout.tar.gz",))
     server.shell(
         name="Unpack the checkout",
         commands=[
-            f"rm -rf {CHECKOUT} && mkdir -m 0755 {CHECKOUT} && tar -xzf {HOME}/checkout.tar.gz -C {CHECKOUT} --no-same-owner"
+            f"rm -rf {CHECKOUT} && mkdir -m 0755 {CHECKOUT} && tar -xzf {HOME}/checkout.tar.gz -C {CHECKOUT} --no-same-owner",
+            unpacked.command,
         ],
-        _if=[tarball.did_change],
+        _if=[unpacked.due([tarball])],
     )
+    installed = applied("libraries", (f"{HOME}/checkout.tar.gz", f"{HOME}/uv"))
     server.shell(
         name="Install the programs' libraries",
-        commands=[_venv(name) for name in VENVS],
+        commands=[*(_venv(name) for name in VENVS), installed.command],
         _env=_package_sources(),
-        _if=[lambda: tarball.did_change() or tool.did_change()],
+        _if=[installed.due([tarball, tool])],
     )
     return [tarball, tool]
 
@@ -205,6 +220,15 @@ def components() -> None:
         order=f"{SETTINGS}/components.json",
     )
     works = host.get_fact(facts.Succeeds, command=f"{HOME}/check-stage0")
+    started = applied(
+        "services",
+        (
+            *(f"{SETTINGS}/{service.name}.json" for service in SERVICES),
+            *(_unit_path(service) for service in SERVICES),
+            f"{SETTINGS}/components.json",
+            f"{HOME}/checkout.tar.gz",
+        ),
+    )
     server.shell(
         name="Create the tables, start the services, seed the compiler",
         commands=[
@@ -214,8 +238,9 @@ def components() -> None:
             *(f"systemctl enable --quiet blackstart-{service.name}.service" for service in SERVICES),
             "systemctl restart " + " ".join(f"blackstart-{service.name}.service" for service in SERVICES),
             f"{PYTHON} -m blackstart.seed apply {SETTINGS}/components.json",
+            started.command,
         ],
-        _if=[lambda: not works or any(change.did_change() for change in [*changes, order, check, *programs])],
+        _if=[lambda: not works or started.due([*changes, order, check, *programs])()],
     )
 
 
@@ -255,11 +280,15 @@ def _environment(component: str) -> dict[str, str]:
     return {**platform().stage0_config(component), "BLACKSTART_CA": f"{TRUST}/ca.pem", **own}
 
 
+def _unit_path(service: Service) -> str:
+    return f"/etc/systemd/system/blackstart-{service.name}.service"
+
+
 def _unit(service: Service) -> OperationMeta:
     return files.template(
         name=f"Install the unit of {service.name}",
         src="templates/stage0/component.service.j2",
-        dest=f"/etc/systemd/system/blackstart-{service.name}.service",
+        dest=_unit_path(service),
         user="root",
         group="root",
         mode="0644",

@@ -4,4 +4,4 @@ from deploys import nodes
 from deploys.lib.context import in_runtime
 
 if in_runtime():
-    nodes.firewall()
+    nodes.firewall(cut_off=True)

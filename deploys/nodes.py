@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 from io import StringIO
 from pathlib import Path
+from shlex import quote
+from typing import Any
 
 from pyinfra import host
 from pyinfra.api import deploy
@@ -13,9 +16,13 @@ from pyinfra.api.operation import OperationMeta
 from pyinfra.facts.files import Directory, File
 from pyinfra.operations import apt, files, server, systemd
 
+from blackstart.errors import HostError
+from blackstart.observe import STAGE0_IS_BANNED
+from blackstart.ownership import IDENTITY, check_carried, identity
 from blackstart.platform import BUS_PORT, STAGE0_API_PORT, STAGE0_OBJECTS_PORT, TRUST
 from blackstart.stacks import Stack
 from deploys.lib import facts, operations
+from deploys.lib.applied import applied
 from deploys.lib.context import in_runtime, in_stage0, me, platform
 
 PACKAGES = ["docker.io", "docker-cli", "iptables", "nftables", "ca-certificates"]
@@ -27,6 +34,12 @@ FREE_MB = 4000
 VXLAN_BYTES = 50
 DEFAULT_MTU = 1500
 ROUTER_SYSCTL = "net.ipv4.ip_unprivileged_port_start = 80\nnet.ipv4.ip_forward = 1\nnet.ipv4.tcp_keepalive_time = 300\n"
+CGROUPS_UNIT = "/etc/systemd/system/blackstart-cgroups.service"
+SYSCTL = "/etc/sysctl.d/60-blackstart.conf"
+DAEMON = "/etc/docker/daemon.json"
+FIREWALL_UNIT = "/etc/systemd/system/blackstart-firewall.service"
+RULES = ("firewall.nft", "docker-user.rules")
+ROOTS = tuple(f"/usr/local/share/ca-certificates/{name}.crt" for name in ("blackstart", "blackstart-extra"))
 FOLDERS = (
     ("/etc/blackstart", "root", "0755"),
     (TRUST, "root", "0755"),
@@ -50,6 +63,10 @@ def node() -> None:
 @deploy("Checks")
 def check() -> None:
     """Refuse a host that cannot become a node, before anything is changed on it."""
+    try:
+        check_carried(str(host.name), host.get_fact(facts.Identity), platform().state)
+    except HostError as error:
+        raise DeployError(str(error)) from error
     release = host.get_fact(facts.OsRelease) or {}
     if release.get("ID") != "debian" or release.get("VERSION_ID") not in ("12", "13"):
         found = release.get("PRETTY_NAME", "an unknown system")
@@ -82,7 +99,7 @@ def _ports_needed() -> set[int]:
 
 @deploy("Base")
 def base() -> None:
-    """Folders and packages."""
+    """Whose machine it is, folders and packages."""
     server.user(
         name="Make the user that dynos run as",
         user="dyno",
@@ -94,6 +111,7 @@ def base() -> None:
     )
     for path, owner, mode in host.loop(FOLDERS):
         files.directory(name=f"Make {path}", path=path, user=owner, group=owner, mode=mode)
+    _put("whose machine this is", json.dumps(_identity(), sort_keys=True) + "\n", IDENTITY)
     if me().settings.apt_mirror is not None:
         files.put(
             name="Point apt at the inventory's mirror",
@@ -103,6 +121,7 @@ def base() -> None:
             group="root",
             mode="0644",
         )
+    finish_installation()
     apt.packages(
         name="Install the engine and the firewall",
         packages=PACKAGES,
@@ -113,27 +132,38 @@ def base() -> None:
     )
 
 
+@deploy("Interrupted installation")
+def finish_installation() -> None:
+    """What an earlier run's apt left half done (it was killed, or the disk was full) makes apt refuse all work."""
+    whole = host.get_fact(facts.Succeeds, command="sh -c 'test -z \"$(dpkg --audit)$(ls -A /var/lib/dpkg/updates)\"'")
+    # The earlier apt may go on without its operator, so dpkg's lock is waited for.
+    again = "DEBIAN_FRONTEND=noninteractive dpkg --force-confdef --force-confold --configure --pending"
+    server.shell(
+        name="Finish an interrupted installation",
+        commands=[f"for try in $(seq 240); do {again} && exit 0; sleep 0.5; done; exit 1"],
+        _if=[lambda: not whole],
+    )
+
+
 @deploy("Trust")
 def trust() -> None:
     """The platform's CA and the inventory's extra roots, for the machine and for dynos."""
     ours = _put("the platform's CA", platform().ca.certificate, f"{TRUST}/ca.pem")
-    also = _put(
-        "the platform's CA for the machine",
-        platform().ca.certificate,
-        "/usr/local/share/ca-certificates/blackstart.crt",
-    )
+    also = _put("the platform's CA for the machine", platform().ca.certificate, ROOTS[0])
     changes = [ours, also]
     extra = me().settings.extra_ca_bundle
     if extra is not None:
         text = Path(extra).read_text()
-        changes.append(_put("the extra roots", text, "/usr/local/share/ca-certificates/blackstart-extra.crt"))
+        changes.append(_put("the extra roots", text, ROOTS[1]))
+    roots = applied("roots", [f"{TRUST}/ca.pem", *(ROOTS if extra is not None else ROOTS[:1])])
     server.shell(
         name="Collect the trusted roots",
         commands=[
             "update-ca-certificates 2>/dev/null",
             f"install -o root -g root -m 0644 /etc/ssl/certs/ca-certificates.crt {TRUST}/ca-bundle.pem",
+            roots.command,
         ],
-        _if=[lambda: any(change.did_change() for change in changes)],
+        _if=[roots.due(changes)],
     )
 
 
@@ -143,40 +173,42 @@ def engine_daemon() -> None:
     cgroups = files.put(
         name="Install the unit that makes cgroups writable",
         src="templates/node/blackstart-cgroups.service",
-        dest="/etc/systemd/system/blackstart-cgroups.service",
+        dest=CGROUPS_UNIT,
         user="root",
         group="root",
         mode="0644",
         add_deploy_dir=False,
     )
-    sysctl = _put("the kernel settings", ROUTER_SYSCTL, "/etc/sysctl.d/60-blackstart.conf")
+    sysctl = _put("the kernel settings", ROUTER_SYSCTL, SYSCTL)
     daemon = files.template(
         name="Configure the engine's daemon",
         src="templates/node/daemon.json.j2",
-        dest="/etc/docker/daemon.json",
+        dest=DAEMON,
         user="root",
         group="root",
         mode="0644",
         bridge_address=_bridge_address(str(me().settings.dyno_network)),
         mtu=_mtu(),
     )
+    configured = applied("engine", (CGROUPS_UNIT, SYSCTL, DAEMON))
     server.shell(
         name="Apply the engine's configuration",
         commands=[
-            "sysctl -q -p /etc/sysctl.d/60-blackstart.conf",
+            f"sysctl -q -p {SYSCTL}",
             "systemctl daemon-reload",
             "systemctl enable --now --quiet blackstart-cgroups.service",
             "systemctl restart docker.service",
             "systemctl enable --quiet docker.service",
+            configured.command,
         ],
-        _if=[lambda: any(change.did_change() for change in (cgroups, sysctl, daemon))],
+        _if=[configured.due((cgroups, sysctl, daemon))],
     )
 
 
 @deploy("Firewall")
-def firewall() -> None:
-    """Who may reach the node, and what dynos may reach."""
-    data = _firewall_data()
+def firewall(*, cut_off: bool = False) -> None:
+    """Who may reach the node, and what dynos may reach. With `cut_off` stage 0 is banned; a ban is never lifted."""
+    data = _firewall_data(cut_off or bool(host.get_fact(facts.Succeeds, command=f"sh -c {quote(STAGE0_IS_BANNED)}")))
     changes = [
         files.template(
             name=f"Write {name}",
@@ -187,29 +219,31 @@ def firewall() -> None:
             mode="0644",
             network=data,
         )
-        for name in host.loop(("firewall.nft", "docker-user.rules"))
+        for name in host.loop(RULES)
     ]
     changes.append(
         files.put(
             name="Install the firewall's unit",
             src="templates/node/blackstart-firewall.service",
-            dest="/etc/systemd/system/blackstart-firewall.service",
+            dest=FIREWALL_UNIT,
             user="root",
             group="root",
             mode="0644",
             add_deploy_dir=False,
         )
     )
+    loaded = applied("firewall", (*(f"/etc/blackstart/{name}" for name in RULES), FIREWALL_UNIT))
     server.shell(
         name="Load the firewall",
         commands=[
             "systemctl daemon-reload",
             "systemctl enable --quiet blackstart-firewall.service",
             "systemctl restart blackstart-firewall.service",
+            loaded.command,
         ],
         _retries=3,
         _retry_delay=1,
-        _if=[lambda: any(change.did_change() for change in changes)],
+        _if=[loaded.due(changes)],
     )
     systemd.service(name="Keep the firewall loaded", service="blackstart-firewall.service", running=True, enabled=True)
 
@@ -242,6 +276,12 @@ def _stack(stack: Stack) -> None:
     operations.image_loaded(name="Load the stack", image=stack.name, commands=stack.load_commands(path))
 
 
+def _identity() -> dict[str, Any]:
+    """Return what this platform's machines carry; its CA and secrets are made first."""
+    known = platform()
+    return identity(known.state) if known.ca and known.secrets else {}
+
+
 def _put(what: str, text: str, path: str) -> OperationMeta:
     return files.put(name=f"Write {what}", src=StringIO(text), dest=path, user="root", group="root", mode="0644")
 
@@ -270,9 +310,8 @@ def _bridge_address(network: str) -> str:
     return f"{parsed[1]}/{parsed.prefixlen}"
 
 
-def _firewall_data() -> dict[str, object]:
+def _firewall_data(gone: bool) -> dict[str, object]:
     inventory = platform().inventory
-    gone = platform().state.read_json("options.json").get("stage0_banned", False)
     stage0 = inventory.stage0.address
     nodes = [member.address for member in inventory.nodes]
     reachable = [] if gone else [(stage0, STAGE0_OBJECTS_PORT)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from blackstart.sources import SourceTarball, folder_source
 BUILD_SECONDS = 300.0
 ANSWER_SECONDS = 60.0
 ASK_SECONDS = 5.0
+NAME = re.compile(r"canary-[0-9a-f]{8}")
 PROCFILE = 'web: python3 -m http.server "$PORT" --directory public\n'
 
 
@@ -66,6 +68,13 @@ class Canary:
             return page
 
         return wait_for(probe, f"{self.host} through the router of {node.name}", seconds=seconds)
+
+
+def remove_left(client: Client) -> None:
+    """Delete the canaries of a run that was killed. Only for `up`, before users have apps."""
+    for app in client.call("GET", "/apps"):
+        if NAME.fullmatch(str(app["name"])):
+            client.call("DELETE", f"/apps/{app['name']}")
 
 
 @contextlib.contextmanager

@@ -43,6 +43,10 @@ class Provider(Protocol):
         """Whether the machine was made."""
         ...
 
+    def check_ours(self) -> None:
+        """Refuse machines of this platform's name that were made from another state folder."""
+        ...
+
     def running(self, machine: Machine) -> bool:
         """Whether the machine is powered on."""
         ...

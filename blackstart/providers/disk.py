@@ -15,8 +15,12 @@ from blackstart.providers.machine_image import STAMP, write_files
 COMPLETE = "complete"
 """The mark beside a root file system that says it is complete."""
 
+OWNER = "owner"
+"""The file beside a root file system that holds the public key of the state folder that made it."""
+
 NETWORK_FILE = "etc/systemd/network/10-host0.network"
 """Sorts before systemd's own 80-container-host0.network, which would ask for DHCP."""
+HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
 ARCHIVES = "var/cache/apt/archives"
 SERVICES = ("systemd-networkd.service", "ssh.service")
 NOT_WANTED = ("apt-daily.timer", "apt-daily-upgrade.timer", "systemd-networkd-wait-online.service")
@@ -92,6 +96,30 @@ def address_of(root: Path) -> str:
     return found.group(1) if found is not None else ""
 
 
+def is_owned_by(home: Path, key: str | None) -> bool:
+    """Whether the state folder with this public key made the machine in `home`, or there is no machine in it yet."""
+    try:
+        owner = (home / OWNER).read_text()
+    except OSError:
+        owner = _let_in_by(home / "root")
+    if not (home / "root").exists():
+        return True
+    return key is not None and owner.strip() == key
+
+
+def _let_in_by(root: Path) -> str:
+    """Return the key that a machine lets in, empty when there is none: what machines without OWNER tell."""
+    try:
+        return (root / "root/.ssh/authorized_keys").read_text()
+    except OSError:
+        return ""
+
+
+def host_key_of(root: Path) -> str:
+    """Return the public host key of a machine that was made."""
+    return public_line((root / HOST_KEY).read_bytes())
+
+
 def _resolvers() -> str:
     """Return this host's resolv.conf."""
     with contextlib.suppress(OSError):
@@ -110,7 +138,7 @@ def _host_key(root: Path) -> str:
     for old in (root / "etc/ssh").glob("ssh_host_*"):
         old.unlink()
     private = new_private_key()
-    write_private(root / "etc/ssh/ssh_host_ed25519_key", private)
+    write_private(root / HOST_KEY, private)
     return public_line(private)
 
 

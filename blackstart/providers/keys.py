@@ -7,12 +7,15 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from blackstart.errors import BlackstartError
 from blackstart.state import write_durably
 
 _known_hosts_lock = threading.Lock()
+_key_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,26 @@ class SshFolder:
     def ensure_key(self) -> str:
         """Return the public key's line; make the pair when it is missing."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not self.key.exists():
-            write_durably(self.key, new_private_key())
-        return public_line(self.key.read_bytes())
+        with _key_lock:
+            if not self.key.exists():
+                write_durably(self.key, new_private_key())
+        kept = self.kept_key()
+        if kept is None:
+            raise BlackstartError(f"{self.key} vanished", fix="restore it from a copy")
+        return kept
+
+    def kept_key(self) -> str | None:
+        """Return the public key's line, None when there is no key. Raises BlackstartError for a damaged one."""
+        try:
+            return public_line(self.key.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, UnsupportedAlgorithm) as error:
+            raise BlackstartError(
+                f"{self.key} is damaged",
+                why=str(error),
+                fix="restore it from a copy: the machines let in no other key",
+            ) from error
 
     def know(self, address: str, host_key: str) -> None:
         """Trust `host_key` at `address`, and no other key."""

@@ -18,6 +18,7 @@ from blackstart.providers.keys import SshFolder
 from blackstart.providers.machine_image import MachineImage
 from blackstart.providers.network import Bridge, outside_mtu
 from blackstart.providers.nspawn import HOST_CACHE, Nspawn, legacy_cgroups, start
+from blackstart.state import write_durably
 
 __all__ = ["HOST_CACHE", "HOST_PACKAGES", "LocalPlatform"]
 
@@ -155,11 +156,19 @@ class LocalPlatform:
         """Make the machine's disk and identity; nothing to do when it is complete."""
         home = self._home(machine)
         if (home / disk.COMPLETE).exists():
+            self.ssh.know(machine.address, disk.host_key_of(home / "root"))
             return
+        if self._nspawn(machine).processes():
+            raise MachineError(
+                f"{machine.name} runs, but {home / disk.COMPLETE} is missing",
+                why="a machine that was never completed cannot run: somebody removed the mark",
+                fix=f"touch {home / disk.COMPLETE}; or, when the machine may be lost, remove the platform with `down`",
+            )
         self._remove_folder(home)
+        home.mkdir(mode=0o700, parents=True)
+        write_durably(home / disk.OWNER, self.ssh.ensure_key().encode())
         root = home / "root"
-        root.mkdir(mode=0o755, parents=True)
-        home.chmod(0o700)
+        root.mkdir(mode=0o755)
         self.image.unpack(root)
         host_key = disk.personalise(
             root,
@@ -193,6 +202,31 @@ class LocalPlatform:
     def exists(self, machine: Machine) -> bool:
         """Whether the machine was made completely."""
         return (self._home(machine) / disk.COMPLETE).exists()
+
+    def found(self) -> tuple[Machine, ...]:
+        """Return the machines that were made, as the disk tells: names and addresses, whatever is planned."""
+        homes = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
+        groups = {True: "stage0", False: "runtime"}
+        return tuple(
+            Machine(home.name, groups[home.name.endswith("-stage0")], disk.address_of(home / "root"))
+            for home in homes
+            if (home / disk.COMPLETE).exists()
+        )
+
+    def check_ours(self) -> None:
+        """Refuse machines on this disk that do not let this state folder's key in. Raises MachineError."""
+        homes = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
+        key = self.ssh.kept_key()
+        strange = [home.name for home in homes if not disk.is_owned_by(home, key)]
+        if strange:
+            raise MachineError(
+                f"there are machines of {self.name} that were not made from this state folder: {', '.join(strange)}; "
+                "nothing was changed",
+                why=f"{self.ssh.key} is {'not their key' if key is not None else 'missing'}: the state folder is lost, "
+                "or it is not the one that made them",
+                fix="restore the state folder from its copy, name the right one with $BLACKSTART_STATE, or choose another "
+                "--platform; when these machines may be lost: `down --without-state`",
+            )
 
     def running(self, machine: Machine) -> bool:
         """Whether the machine is powered on."""

@@ -76,6 +76,8 @@ class MachineImage:
         self.cache.mkdir(mode=0o755, parents=True, exist_ok=True)
         with locked(self.cache / "machine.lock"):
             remove_unused(self.cache, "machine-*.tar")
+            for left in self.cache.glob("machine-*.partial"):  # of a builder that was killed: we hold the lock
+                left.unlink()
             if not self.path.exists():
                 self._build(log)
 

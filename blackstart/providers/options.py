@@ -18,28 +18,45 @@ ROOTS_OF_THIS_HOST = Path("/usr/local/share/ca-certificates")
 
 
 def remember_options(state: State, *, nodes: int | None, subnet: str | None) -> None:
-    """Keep what `up` was asked for. Refuses to change a platform that exists."""
+    """Keep what `up` was asked for. Refuses to change a platform that exists, and machines that are not ours."""
     known = state.read_json("options.json")
     asked = {key: value for key, value in (("nodes", nodes), ("subnet", subnet)) if value is not None}
     # Refuses what cannot be.
-    LocalPlatform(
+    planned = LocalPlatform(
         name=state.platform,
         state_dir=state.folder,
-        nodes=DEFAULT_NODES if nodes is None else nodes,
-        subnet=DEFAULT_SUBNET if subnet is None else subnet,
+        nodes=int(known.get("nodes", DEFAULT_NODES if nodes is None else nodes)),
+        subnet=str(known.get("subnet", DEFAULT_SUBNET if subnet is None else subnet)),
     )
+    planned.check_ours()
     for key, value in asked.items():
         if key in known and known[key] != value:
             raise InventoryError(
                 f"the platform {state.platform!r} has {key} {known[key]!r}, not {value!r}",
                 fix="leave the option out, run `down` first, or choose another --platform",
             )
+    check_plan(planned, {**known, **asked})
     state.write_json("options.json", {"nodes": DEFAULT_NODES, "subnet": DEFAULT_SUBNET, **known, **asked})
 
 
-def local_platform(state: State) -> LocalPlatform:
-    """Return the provider of this platform's local machines."""
-    known = state.read_json("options.json")
+def check_plan(planned: LocalPlatform, chosen: dict[str, Any]) -> None:
+    """Refuse a plan that the machines on the disk contradict: options.json was lost or is old. Raises InventoryError."""
+    found = planned.found()
+    wrong = [f"{machine.name} at {machine.address}" for machine in found if machine not in planned.machines()]
+    lacking = [key for key in ("nodes", "subnet") if key not in chosen] if found else []
+    if not wrong and not lacking:
+        return
+    there = ", ".join(f"{machine.name} at {machine.address}" for machine in found)
+    raise InventoryError(
+        f"options.json of {planned.name} does not say what its machines were made with; nothing was changed",
+        why=f"it lacks {' and '.join(lacking)}" if lacking else f"it does not plan {', '.join(wrong)}",
+        fix=f"give `up` the --nodes and --subnet of the first time (there is: {there})",
+    )
+
+
+def local_platform(state: State, *, damaged_too: bool = False) -> LocalPlatform:
+    """Return the provider of this platform's local machines; with `damaged_too` also when its options cannot be read."""
+    known = state.read_hint("options.json") if damaged_too else state.read_json("options.json")
     return LocalPlatform(
         name=state.platform,
         state_dir=state.folder,

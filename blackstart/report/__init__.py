@@ -56,11 +56,13 @@ def reported(run: Run, command: str) -> Iterator[Ending]:
     ending = Ending()
     try:
         yield ending
+    except StopRequested:
+        journal.add(f"{command} failed", reason="stopped by the operator")
+        raise
     except BlackstartError as error:
         journal.add(f"{command} failed", reason=error.what)
-        if not isinstance(error, StopRequested):
-            _try_report(run, command, Ending(good=False, text=error.what))
-            run.progress.say(report_line(run.platform.state))
+        _try_report(run, command, Ending(good=False, text=error.what))
+        run.progress.say(report_line(run.platform.state))
         raise
     journal.add(f"{command} done", seconds=round(run.progress.elapsed, 1))
     _try_report(run, command, ending)

@@ -9,6 +9,8 @@ from typing import Any
 
 from pyinfra.api import FactBase
 
+from blackstart.ownership import IDENTITY, parsed
+
 
 class Engine(FactBase[dict[str, Any] | None]):
     """The engine's own view of this host: `docker info`'s Swarm part, None where no engine runs."""
@@ -167,6 +169,18 @@ class Succeeds(FactBase[bool]):
     def process(self, output: Iterable[str]) -> bool:
         """Return the answer."""
         return "".join(output).strip() == "yes"
+
+
+class Identity(FactBase[dict[str, Any] | None]):
+    """Whose machine this is: what blackstart/ownership.py compares, None where nobody's."""
+
+    def command(self) -> str:
+        """Read the file where it is."""
+        return f"cat {IDENTITY} 2>/dev/null || true"
+
+    def process(self, output: Iterable[str]) -> dict[str, Any] | None:
+        """Return the object."""
+        return parsed("\n".join(output))
 
 
 class Stage(FactBase[str | None]):

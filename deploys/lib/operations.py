@@ -10,10 +10,14 @@ from pyinfra.api import HiddenValue, QuoteString, StringCommand, operation
 from pyinfra.api.exceptions import OperationError
 from pyinfra.facts.files import Directory
 
-from deploys.lib.facts import Components, Engine, EngineNodes, Images, JoinToken, Networks, Stage
+from deploys.lib.facts import Components, Engine, EngineNodes, Images, JoinToken, Networks, Stage, Succeeds
 
 Commands = Generator[StringCommand, None, None]
 WAIT_SECONDS = 60
+STAGE0_STARTS = (
+    "systemctl is-enabled --quiet blackstart-psmgr.service blackstart-api.service blackstart-objects.service"
+)
+"""Exits 0 while any of stage 0's services would start again."""
 
 
 @operation()
@@ -218,7 +222,7 @@ def pivoted(run: str) -> Commands:
 
     + run: the command line of `blackstart.pivot` and its file
     """
-    if host.get_fact(Stage) == "moved":
+    if host.get_fact(Stage) == "moved" and not host.get_fact(Succeeds, command=STAGE0_STARTS):
         host.noop("the pivot is done")
         return
     yield StringCommand(run)
