@@ -85,6 +85,16 @@ def ensure_leaf(state: State, name: str, *, hosts: tuple[str, ...]) -> Pair:
     return pair
 
 
+def retire_leaf(state: State, name: str) -> None:
+    """Have the certificate of `name` made anew with another key at its next use; the old certificate is kept beside it."""
+    folder: Path = state.folder / "ca"
+    with state.making():
+        (folder / f"{name}.key").unlink(missing_ok=True)
+        kept = folder / f"retired-{name}.pem"
+        if not kept.exists() and (folder / f"{name}.pem").exists():
+            (folder / f"{name}.pem").rename(kept)
+
+
 def _still_good(pair: Pair, ca: Pair, hosts: tuple[str, ...]) -> bool:
     """Whether it is for these hosts, not about to expire, and whole: a run may have been killed between its two files."""
     try:

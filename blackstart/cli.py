@@ -37,7 +37,7 @@ from blackstart.run import Run
 from blackstart.sources import checkout_root, folder_source
 from blackstart.state import State
 from blackstart.status import platform_status, print_status
-from blackstart.steps import Took, run_steps
+from blackstart.steps import Step, Took, run_steps
 from blackstart.up import STEPS
 from blackstart.upgrade import Upgrade, upgrade_order
 from blackstart.verify import PROVERS, run_proofs
@@ -105,6 +105,12 @@ def _parser() -> argparse.ArgumentParser:
         "--nodes", type=int, metavar="N", help=f"local machines to run on, 1 to 9 (default {DEFAULT_NODES})"
     )
     up.add_argument("--subnet", metavar="NET", help=f"a free private /24 for local machines (default {DEFAULT_SUBNET})")
+    up.add_argument(
+        "--until",
+        choices=[step.name for step in STEPS],
+        metavar="STEP",
+        help="stop after this step; `up` without it goes on",
+    )
 
     upgrade = _command(
         commands, "upgrade", "compile this checkout's components on the platform and replace them one by one", _upgrade
@@ -192,15 +198,35 @@ def _up(arguments: argparse.Namespace) -> int:
         check_machines(run.platform, tuple(filter(None, (run.stage0, *run.nodes))))
         platform, progress = run.platform, run.progress
         with reported(run, "up") as ending:
-            took = run_steps(STEPS, run, progress=progress, journal=Journal(platform.state.journal_path))
+            took = run_steps(
+                _steps_until(arguments.until), run, progress=progress, journal=Journal(platform.state.journal_path)
+            )
             _remember_times(platform.state, took, progress.elapsed)
             status = ending.status = platform_status(platform)
+    if arguments.until not in (None, STEPS[-1].name):
+        return _stopped_after(arguments)
     if arguments.json:
         print(json.dumps(status))
     else:
         print_status(status)
         _print_next(platform)
         print(report_line(platform.state))
+    return 0
+
+
+def _steps_until(last: str | None) -> tuple[Step[Run], ...]:
+    """Return the steps up to and including `last`."""
+    names = [step.name for step in STEPS]
+    return STEPS if last is None else STEPS[: names.index(last) + 1]
+
+
+def _stopped_after(arguments: argparse.Namespace) -> int:
+    """Say how to go on."""
+    if arguments.json:
+        print(json.dumps({"until": arguments.until}))
+    else:
+        flag = "" if arguments.platform == DEFAULT_PLATFORM else f" --platform {arguments.platform}"
+        print(f"The step {arguments.until} is done. To go on: python3 bootstrap.py up{flag}")
     return 0
 
 

@@ -28,10 +28,16 @@ class Platform:
     inventory: Inventory
     state: State
 
-    @cached_property
+    @property
     def secrets(self) -> dict[str, str]:
-        """The platform's secrets, from the state folder."""
+        """The platform's secrets, from the state folder; read each time, because the fence replaces them."""
         return self.state.secrets()
+
+    @property
+    def database_login(self) -> str:
+        """The database's role that may log in: `platform` until stage 0 is fenced, then one of the epoch."""
+        epoch = self.state.epoch
+        return "platform" if epoch == 0 else f"platform_{epoch}"
 
     @property
     def stack_sources(self) -> StackSources:
@@ -92,7 +98,12 @@ class Platform:
         pair = ensure_leaf(self.state, "stage0", hosts=(address, "localhost", "127.0.0.1"))
         tls = {"TLS_CERT": pair.certificate, "TLS_KEY": pair.key}
         own = {
-            "api": {**self._stage0_stores(), "PORT": str(STAGE0_API_PORT), **tls},
+            "api": {
+                **self._stage0_stores(),
+                "PORT": str(STAGE0_API_PORT),
+                "NODE_ADDRESSES": ",".join(self.node_addresses),
+                **tls,
+            },
             "psmgr": {**self._stage0_stores(), **self._engine_settings()},
             "objects": {**self._stage0_objects(), "PORT": str(STAGE0_OBJECTS_PORT), "LISTEN": address, **tls},
         }
@@ -119,13 +130,14 @@ class Platform:
         if app == "psmgr":
             return {**self._stores(), **self._engine_settings()}
         if app == "router":
-            return {"BUS_URL": _bus_url(secrets["bus_password"], self.volume_nodes["bus"].address)}
+            return {"BUS_URL": bus_url(secrets["bus_password"], self.volume_nodes["bus"].address)}
         if app == "bus":
             return {"BUS_PASSWORD": secrets["bus_password"]}
         if app == "objects":
             return self._objects()
         if app == "postgres":
             passwords = {
+                "POSTGRES_ROLE": self.database_login,
                 "POSTGRES_PASSWORD": secrets["database_password"],
                 "BACKUP_PASSPHRASE": secrets["backup_passphrase"],
             }
@@ -134,8 +146,8 @@ class Platform:
 
     def _stores(self) -> dict[str, str]:
         return {
-            "DATABASE_URL": database_url(self.secrets["database_password"], "postgres"),
-            "BUS_URL": _bus_url(self.secrets["bus_password"], "bus"),
+            "DATABASE_URL": database_url(self.secrets["database_password"], "postgres", login=self.database_login),
+            "BUS_URL": bus_url(self.secrets["bus_password"], "bus"),
             "SECRET_KEY": self.secrets["secret_key"],
             **self._objects(),
         }
@@ -193,11 +205,12 @@ class Platform:
         return {name: value for name, value in sources.items() if value is not None}
 
 
-def database_url(password: str, host: str, *, verified: bool = True) -> str:
+def database_url(password: str, host: str, *, login: str = "platform", verified: bool = True) -> str:
     """Return SQLAlchemy's URL of the platform's database."""
     tls = f"?sslmode=verify-full&sslrootcert={TRUST_CA}" if verified else ""
-    return f"postgresql+psycopg://platform:{quote(password, safe='')}@{host}:5432/platform{tls}"
+    return f"postgresql+psycopg://{login}:{quote(password, safe='')}@{host}:5432/platform{tls}"
 
 
-def _bus_url(password: str, host: str) -> str:
+def bus_url(password: str, host: str) -> str:
+    """Return the URL of the platform's bus."""
     return f"rediss://:{quote(password, safe='')}@{host}:{BUS_PORT}/0"

@@ -1,7 +1,8 @@
 """The operator's state folder: one folder per platform, holding secrets (0600), journal, lock and reports.
 
 <state>/<platform>/options.json    what `up` was asked for (machines, subnet)
-                   secrets.json    passwords and keys of the platform
+                   secrets.json    passwords and keys of the platform; those that stage 0 knew, below `retired`
+                   fencing.json    what the fence did, and what was seen before it
                    token           the operator's API token
                    ca/             the platform's certificate authority
                    ssh/            the key and known hosts of local machines
@@ -159,7 +160,38 @@ class State:
                 self.write_json("secrets.json", known)
             if not self.token_path.exists() or self.token_path.read_bytes().strip() != str(known["api_token"]).encode():
                 write_durably(self.token_path, (known["api_token"] + "\n").encode())
-        return {name: str(value) for name, value in known.items()}
+        return {name: value for name, value in known.items() if isinstance(value, str)}
+
+    @property
+    def epoch(self) -> int:
+        """Return the epoch of the secrets: 0 until stage 0's are retired."""
+        return int(self.read_json("secrets.json").get("epoch", 0))
+
+    def retired(self) -> dict[str, str]:
+        """Return what stage 0 knew; empty until it is retired. Kept for ever, so that it can be shown to be refused."""
+        return {name: str(value) for name, value in self.read_json("secrets.json").get("retired", {}).items()}
+
+    def retire_secrets(self, also: dict[str, str]) -> None:
+        """Begin epoch 1: make what replaces everything that stage 0 knows, and keep the old beside `also`; once only.
+
+        It is on disk before anything uses it, so a rerun goes on with the same secrets. The API's token is made by the
+        API: `replace_token`.
+        """
+        self.secrets()
+        with self.making():
+            known = self.read_json("secrets.json")
+            if known.get("epoch", 0) > 0:
+                return
+            old = {name: known[name] for name in (*_KNOWN_TO_STAGE0, "api_token")}
+            made = {name: _SECRETS[name]() for name in _KNOWN_TO_STAGE0}
+            self.write_json("secrets.json", {**known, **made, "epoch": 1, "retired": {**old, **also}})
+
+    def replace_token(self, token: str, authorization: str) -> None:
+        """Keep the operator's new API token and the id of its authorization."""
+        with self.making():
+            known = self.read_json("secrets.json")
+            self.write_json("secrets.json", {**known, "api_token": token, "api_authorization": authorization})
+        self.secrets()
 
     def kept_secrets(self) -> dict[str, str]:
         """Return the secrets that are there, and make none."""
@@ -213,6 +245,10 @@ _SECRETS = {
     "bus_password": _password,
     "backup_passphrase": _password,
 }
+
+
+_KNOWN_TO_STAGE0 = ("database_password", "objects_key", "objects_secret", "bus_password")
+"""Credentials of the platform's own stores that stage 0 hands to the components."""
 
 
 def _damaged(path: Path, why: str) -> BlackstartError:

@@ -9,6 +9,7 @@ from blackstart import hold, observe
 from blackstart.client import wait_for
 from blackstart.deploys import run_deploy
 from blackstart.errors import BlackstartError, HostError, PlatformError, ProofError
+from blackstart.fencing import fence, is_fenced
 from blackstart.host import HOST_PACKAGES, check_host, missing_packages
 from blackstart.inventory import Host
 from blackstart.observe import EngineSnapshot, require
@@ -205,9 +206,11 @@ def _components_up(run: Run) -> bool:
 def pivot(run: Run) -> None:
     """Move the state, hand over, move the managers; then show that nothing was re-created.
 
-    Where it was handed over and stage 0 is gone, the nodes lost power: the platform comes back by itself.
+    Where it was handed over and stage 0 is gone, the nodes lost power: the platform comes back by itself. Where the fence
+    began, stage 0 is told nothing more, so there is nothing to do but to wait.
     """
-    if run.pivoted and (run.stage0 is None or observe.stage0_stage(run.stage0) is None):
+    handed_over = run.pivoted and (run.stage0 is None or observe.stage0_stage(run.stage0) is None)
+    if handed_over or run.platform.state.epoch > 0:
         _wait_self_hosted(run, BLACK_START_SECONDS)
         return
     before = _snapshot_before(run)
@@ -327,7 +330,8 @@ STEPS: tuple[Step[Run], ...] = (
     Step("stage-0", "Stand up stage 0, prepare the nodes", stand_up_stage0, stage0_works, needs=("stacks", "machines")),
     Step("stage-1", "Bring the components up as apps", deploy_stage1, components_are_apps, needs=("stage-0",)),
     Step("pivot", "Move the state and hand over", pivot, is_pivoted, needs=("stage-1",)),
-    Step("cut-off", "Cut stage 0 off and deploy without it", cut_off, is_cut_off, needs=("pivot",)),
+    Step("fence", "Replace every credential that stage 0 knew", fence, is_fenced, needs=("pivot",)),
+    Step("cut-off", "Cut stage 0 off and deploy without it", cut_off, is_cut_off, needs=("fence",)),
     Step("teardown", "Tear stage 0 down", tear_down, stage0_is_gone, needs=("cut-off",)),
     Step("ready", "See every component up", wait_ready, is_ready, needs=("teardown",)),
 )

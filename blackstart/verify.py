@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from blackstart.proofs import Proof, Prover, black_start, carried_out, fixed_point, graph, kept, no_op_pivot
+from blackstart.proofs import Proof, Prover, black_start, carried_out, fencing, fixed_point, graph, kept, no_op_pivot
 from blackstart.run import Run
 
 PROVERS: dict[str, Prover] = {
     "graph": graph.prove,
     "no-op-pivot": no_op_pivot.prove,
+    "fencing": fencing.prove,
     "fixed-point": fixed_point.prove,
     "black-start": black_start.prove,
 }

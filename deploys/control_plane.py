@@ -17,7 +17,7 @@ from blackstart.sources import checkout_root, checkout_source, uv_binary
 from deploys import nodes
 from deploys.lib import facts
 from deploys.lib.applied import applied
-from deploys.lib.context import me, platform
+from deploys.lib.context import for_stage0, me, platform
 
 PACKAGES = ["postgresql", "redis-server", "python3", "squashfs-tools", "rsync"]
 HBA = "/etc/postgresql/17/main/pg_hba.conf"
@@ -252,7 +252,7 @@ def _admin(arguments: str) -> str:
 
 def apps_order() -> dict[str, object]:
     """Return what `blackstart.components` reads: through which API, and every component's config."""
-    known = platform()
+    known = for_stage0()
     return {
         "endpoint": {"host": "localhost", "address": "127.0.0.1", "port": STAGE0_API_PORT},
         "token": known.secrets["api_token"],

@@ -12,7 +12,7 @@ from pyinfra.operations import files
 from blackstart.platform import STAGE0_API_PORT, TRUST
 from deploys.control_plane import PYTHON, SETTINGS
 from deploys.lib import operations
-from deploys.lib.context import me, platform
+from deploys.lib.context import for_stage0, me, platform
 
 ORDER = f"{SETTINGS}/pivot.json"
 
@@ -51,7 +51,7 @@ def wipe() -> None:
 
 
 def _order() -> dict[str, object]:
-    known = platform()
+    known = for_stage0()
     source = known.stage0_config("api")
     target = known.component_config("api")
     return {

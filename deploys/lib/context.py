@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 
 from pyinfra import host, inventory
+from pyinfra.api.exceptions import DeployError
 
 from blackstart.inventory import RUNTIME, STAGE0, Host, checked_inventory
 from blackstart.platform import Platform
@@ -27,6 +28,14 @@ def platform() -> Platform:
 def me() -> Host:
     """Return the host that this deploy runs for."""
     return next(member for member in platform().inventory.hosts if member.name == host.name)
+
+
+def for_stage0() -> Platform:
+    """Return the platform, as long as stage 0 may be told its credentials. Raises DeployError once it is fenced."""
+    known = platform()
+    if known.state.epoch > 0:
+        raise DeployError(f"stage 0 of {known.name} is fenced: it is told no credential of the platform any more")
+    return known
 
 
 def in_stage0() -> bool:

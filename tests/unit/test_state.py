@@ -108,3 +108,29 @@ def test_a_platform_name_cannot_climb_out(monkeypatch, tmp_path):
     for name in ("../x", "a/b", "-rf", ""):
         with pytest.raises(BlackstartError, match="is refused"):
             State.of(name)
+
+
+KNOWN = ("database_password", "objects_key", "objects_secret", "bus_password")
+
+
+def test_secrets_are_retired_once_and_the_old_ones_are_kept(state):
+    before = state.secrets()
+    assert (state.epoch, state.retired()) == (0, {})
+    state.retire_secrets({"engine_worker_token": "worker"})
+    after = state.secrets()
+    assert state.epoch == 1
+    assert {key: value for key, value in after.items() if before[key] == value}.keys() == before.keys() - set(KNOWN)
+    old = {key: before[key] for key in (*KNOWN, "api_token")}
+    assert state.retired() == {**old, "engine_worker_token": "worker"}
+    state.retire_secrets({"engine_worker_token": "another"})  # a rerun
+    assert state.secrets() == after
+    assert state.retired() == {**old, "engine_worker_token": "worker"}
+    assert mode(state.folder / "secrets.json") == 0o600
+
+
+def test_a_new_token_reaches_the_operators_file(state):
+    state.retire_secrets({})
+    state.replace_token("another-token", "its-id")
+    assert state.token_path.read_text() == "another-token\n"
+    assert state.secrets()["api_authorization"] == "its-id"
+    assert state.retired()["api_token"] != "another-token"

@@ -22,6 +22,7 @@ from api.errors import forbidden, not_found, unauthorized, unavailable
 from api.events import Events
 from api.settings import Role, Settings
 from api.signing import Signer
+from blackstart.model.epoch import EpochWatch
 from blackstart.model.names import DNS_LABEL
 from blackstart.model.secrets import Sealer, token_digest
 from blackstart.model.tables import Account, App, Platform, Token, now
@@ -41,6 +42,12 @@ class Services:
     signer: Signer
     reader: aioredis.Redis | None = None
     watchers: CapacityLimiter | None = None
+    epochs: EpochWatch | None = None
+
+    @property
+    def later_epoch(self) -> str | None:
+        """Why this stage 0 is no longer in charge, as the platform itself says; None for an API that is no stage 0."""
+        return None if self.epochs is None else self.epochs.reason or None
 
 
 @dataclass
@@ -121,7 +128,7 @@ def active_platform(services: Services, session: Session, *, writes: bool) -> Pl
         raise unavailable("schema_outdated", "The database has no schema yet; run bin/migrate.") from error
     if platform is None:
         raise unavailable("not_active", "The database holds no platform yet; run bin/admin init.")
-    problem = inactive(services.settings.role, platform.stage, writes=writes)
+    problem = services.later_epoch or inactive(services.settings.role, platform.stage, writes=writes)
     if problem is not None:
         raise unavailable("not_active", problem)
     outdated = services.database.schema_problem(session) if writes else None

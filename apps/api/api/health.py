@@ -47,13 +47,13 @@ async def health(request: Request) -> dict[str, Any]:
 
 def look(services: Services) -> dict[str, Any]:
     """Return the state of the API and of what it needs."""
-    database, stage = _database(services)
+    database, stage, epoch = _database(services)
     bus = (
         "ok"
         if services.events.alive()
         else ("not configured" if services.settings.bus_url is None else "no connection")
     )
-    problem = None if stage is None else inactive(services.settings.role, stage, writes=True)
+    problem = None if stage is None else services.later_epoch or inactive(services.settings.role, stage, writes=True)
     good = database == "ok" and bus == "ok"
     return {
         "status": "ok" if good else "degraded",
@@ -61,17 +61,20 @@ def look(services: Services) -> dict[str, Any]:
         "bus": bus,
         "role": services.settings.role,
         "stage": stage,
+        "epoch": epoch,
         "active": stage is not None and problem is None,
     }
 
 
-def _database(services: Services) -> tuple[str, str | None]:
+def _database(services: Services) -> tuple[str, str | None, int | None]:
     try:
         with services.database.session() as session:
             problem = services.database.schema_problem(session)
-            stage = session.scalar(select(Platform.stage)) if problem is None else None
-            return problem or "ok", stage
+            platform = session.scalar(select(Platform)) if problem is None else None
+            if platform is None:
+                return problem or "ok", None, None
+            return "ok", platform.stage, platform.epoch
     except DatabaseDown as error:
-        return str(error), None
+        return str(error), None, None
     except SQLAlchemyError as error:
-        return reason(error), None
+        return reason(error), None, None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import anyio.to_thread
 from anyio import CapacityLimiter
 from fastapi import FastAPI
 
@@ -33,6 +34,7 @@ from api.events import Events, stream_reader
 from api.middleware import Around
 from api.settings import Settings
 from api.signing import Signer
+from blackstart.model.epoch import EpochWatch
 from blackstart.model.secrets import Sealer
 
 RESOURCES = (
@@ -65,6 +67,9 @@ def create_app(settings: Settings) -> FastAPI:
         services.watchers = CapacityLimiter(WATCHER_THREADS)
         if settings.bus_url is not None:
             services.reader = stream_reader(settings.bus_url, settings.ca)
+        if settings.role == "stage-0":
+            services.epochs = EpochWatch(settings.node_addresses, settings.domain, settings.ca)
+            await anyio.to_thread.run_sync(services.epochs.start)
         app.state.services, app.state.health = services, health.Health()
         yield
         if services.reader is not None:

@@ -41,6 +41,7 @@ class Settings:
     bus_url: str | None
     objects: ObjectStore | None
     ca: str
+    node_addresses: tuple[str, ...] = ()
 
 
 def read_settings(env: Mapping[str, str]) -> Settings:
@@ -54,6 +55,7 @@ def read_settings(env: Mapping[str, str]) -> Settings:
         bus_url=env.get("BUS_URL") or None,
         objects=_objects(env),
         ca=env.get("BLACKSTART_CA") or bus.TRUST,
+        node_addresses=tuple(part.strip() for part in env.get("NODE_ADDRESSES", "").split(",") if part.strip()),
     )
 
 

@@ -21,7 +21,15 @@ def health(client: httpx.Client) -> Any:
 
 
 def test_health_says_all_is_well(nobody: httpx.Client, eventually: Callable[..., Any]) -> None:
-    well = {"status": "ok", "database": "ok", "bus": "ok", "role": "stage-0", "stage": "stage-0", "active": True}
+    well = {
+        "status": "ok",
+        "database": "ok",
+        "bus": "ok",
+        "role": "stage-0",
+        "stage": "stage-0",
+        "epoch": 0,
+        "active": True,
+    }
     eventually(lambda: health(nobody) == well, "good health")
 
 

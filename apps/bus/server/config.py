@@ -12,12 +12,14 @@ from blackstart.process.settings import Certificate
 RIGHTS = "~* &* +@all -@admin -@dangerous +info"
 
 
-def server_config(data: Path, runtime: Path, port: int, password: str, memory_mb: int, certificate: Certificate) -> str:
-    """Return redis.conf. It holds the password's sha256, never the password."""
+def server_config(
+    data: Path, runtime: Path, port: int, passwords: tuple[str, ...], memory_mb: int, certificate: Certificate
+) -> str:
+    """Return redis.conf. It holds the passwords' sha256, never a password."""
     for path in (data, runtime):
         if any(character.isspace() or character in "\"'\\" for character in str(path)):
             raise ProcessFailed(f"path {path} has a character that redis.conf cannot carry")
-    digest = hashlib.sha256(password.encode()).hexdigest()
+    digests = " ".join(f"#{hashlib.sha256(password.encode()).hexdigest()}" for password in passwords)
     return f"""# Written at every start: changes here are lost.
 port 0
 tls-port {port}
@@ -30,7 +32,7 @@ tls-auth-clients no
 tls-protocols "TLSv1.2 TLSv1.3"
 tcp-keepalive 300
 timeout 0
-user default reset on #{digest} {RIGHTS}
+user default reset on {digests} {RIGHTS}
 dir {data}
 save ""
 appendonly yes

@@ -1,6 +1,7 @@
 """`bin/bus`: Redis for events, build output and the routing table.
 
     BUS_PASSWORD     of the one user, `default`; a new value is applied at the next start
+    OLD_BUS_PASSWORD accepted too, while clients move to the new one
     BUS_PORT         default 6379; BUS_MEMORY_MB default 128
     beside those of blackstart/process/settings.py
 
@@ -73,10 +74,16 @@ def settings_text(env: Mapping[str, str], kept: Path, runtime: Path) -> str:
         kept,
         runtime,
         whole_number(env, "BUS_PORT", 6379),
-        required(env, "BUS_PASSWORD"),
+        passwords(env),
         whole_number(env, "BUS_MEMORY_MB", 128),
         write_certificate(env, runtime),
     )
+
+
+def passwords(env: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what the bus accepts: the password, and while it is being replaced the old one too."""
+    old = env.get("OLD_BUS_PASSWORD", "")
+    return (required(env, "BUS_PASSWORD"), *([old] if old else []))
 
 
 def move_broken_aside(kept: Path, checker: Path, env: Mapping[str, str]) -> bool:

@@ -99,6 +99,20 @@ def test_wrong_password_is_refused_and_a_new_one_converges(bus: Component) -> No
         connection.ping()
 
 
+def test_the_old_password_is_accepted_only_while_it_is_named(bus: Component) -> None:
+    assert bus.stop() == 0
+    bus.env |= {"BUS_PASSWORD": "new", "OLD_BUS_PASSWORD": PASSWORD}
+    start_again(bus)
+    for accepted in ("new", PASSWORD):
+        with client(bus, accepted) as connection:
+            assert connection.ping()
+    assert bus.stop() == 0
+    del bus.env["OLD_BUS_PASSWORD"]
+    start_again(bus)
+    with client(bus) as connection, pytest.raises(redis.exceptions.AuthenticationError):
+        connection.ping()
+
+
 def test_keeps_everything_when_stopped(bus: Component) -> None:
     with client(bus) as connection:
         connection.set("routes", "table")

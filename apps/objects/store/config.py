@@ -54,7 +54,7 @@ class Ports:
 
 @dataclass(frozen=True)
 class Identity:
-    """The one credential, for one bucket."""
+    """A credential for the one bucket."""
 
     key: str
     secret: str
@@ -105,11 +105,13 @@ def s3_security_toml(certificate: Certificate) -> str:
     return f"[grpc]\nca = {cert}\n\n[grpc.s3]\ncert = {cert}\nkey = {key}\n"
 
 
-def identities(identity: Identity) -> str:
-    """Return the gateway's identities: everything in one bucket, nothing elsewhere."""
-    for name, value in (("OBJECTS_KEY", identity.key), ("OBJECTS_SECRET", identity.secret)):
-        if not (value.isascii() and value.isprintable()):
-            raise ProcessFailed(f"config var {name} must be printable ASCII")
-    actions = [f"{action}:{identity.bucket}" for action in ("Admin", "Read", "Write", "List", "Tagging")]
-    credentials = [{"accessKey": identity.key, "secretKey": identity.secret}]
+def identities(accepted: tuple[Identity, ...]) -> str:
+    """Return the gateway's one identity: everything in one bucket, nothing elsewhere. It may have several credentials."""
+    credentials = []
+    for each in accepted:
+        for name, value in (("OBJECTS_KEY", each.key), ("OBJECTS_SECRET", each.secret)):
+            if not (value.isascii() and value.isprintable()):
+                raise ProcessFailed(f"config var {name} must be printable ASCII")
+        credentials.append({"accessKey": each.key, "secretKey": each.secret})
+    actions = [f"{action}:{accepted[0].bucket}" for action in ("Admin", "Read", "Write", "List", "Tagging")]
     return json.dumps({"identities": [{"name": "platform", "credentials": credentials, "actions": actions}]})

@@ -2,6 +2,7 @@
 
 PORT                public port, HTTPS (default 5000)
 OBJECTS_KEY, OBJECTS_SECRET, OBJECTS_BUCKET    the one credential and its bucket, which is made at the start
+OLD_OBJECTS_KEY, OLD_OBJECTS_SECRET            accepted too, while clients move to the new one
 OBJECTS_BASE_PORT   first of the loopback ports (default 9333); OBJECTS_VOLUME_MB size of a volume (default 256)
 OBJECTS_SERVER_MB, OBJECTS_GATEWAY_MB    what the two processes try to keep their memory to (200, 160)
 beside those of blackstart/process/settings.py
@@ -55,13 +56,13 @@ def run() -> int:
     env = os.environ
     data, runtime = data_dir(env), runtime_dir(env, "objects")
     ports = Ports(whole_number(env, "PORT", 5000), whole_number(env, "OBJECTS_BASE_PORT", 9333, least=1024))
-    identity = Identity(required(env, "OBJECTS_KEY"), required(env, "OBJECTS_SECRET"), bucket_name())
+    accepted = identities()
     weed = find_weed()
     with Signals() as signals:
         lock = take_lock(data / "lock")
         if full := disk_full_message(data):
             say(f"objects: {full}")
-        server_home, gateway_home, certificate = write_files(data, runtime, identity)
+        server_home, gateway_home, certificate = write_files(data, runtime, accepted)
         mark = UncleanMark(data)
         if mark.found:
             rebuild_indexes(weed, volume_folder(data), child_env(env))
@@ -70,7 +71,7 @@ def run() -> int:
         try:
             running.append(start_server(weed, data, runtime, ports, server_home, lock))
             if wait_ready(signals, running[0], ports):
-                ensure_bucket(ports, identity.bucket)
+                ensure_bucket(ports, accepted[0].bucket)
                 running.append(start_gateway(weed, runtime, ports, gateway_home, certificate, lock))
                 say(f"objects: ready on port {ports.public}")
             ended = signals.wait_for_end(*running)
@@ -83,6 +84,15 @@ def run() -> int:
         return 0
     part = "server" if ended is running[0] else "S3 gateway"
     raise ProcessFailed(f"SeaweedFS's {part} {children.end_of(ended)}", why=disk_full_message(data))
+
+
+def identities() -> tuple[Identity, ...]:
+    """Return what the store accepts: the credential, and while it is being replaced the old one too."""
+    env, bucket = os.environ, bucket_name()
+    current = Identity(required(env, "OBJECTS_KEY"), required(env, "OBJECTS_SECRET"), bucket)
+    if not env.get("OLD_OBJECTS_KEY"):
+        return (current,)
+    return (current, Identity(env["OLD_OBJECTS_KEY"], required(env, "OLD_OBJECTS_SECRET"), bucket))
 
 
 def bucket_name() -> str:
@@ -105,10 +115,10 @@ def volume_folder(data: Path) -> Path:
     return folder
 
 
-def write_files(data: Path, runtime: Path, identity: Identity) -> tuple[Path, Path, Certificate]:
+def write_files(data: Path, runtime: Path, accepted: tuple[Identity, ...]) -> tuple[Path, Path, Certificate]:
     """Write what both processes read; return their working folders: each looks for its TOML files there."""
     certificate = write_certificate(os.environ, runtime)
-    write_private(runtime / "s3.json", config.identities(identity))
+    write_private(runtime / "s3.json", config.identities(accepted))
     homes = runtime / "server", runtime / "gateway"
     for home in homes:
         shutil.rmtree(home, ignore_errors=True)

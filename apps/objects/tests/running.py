@@ -167,11 +167,11 @@ class Component:
                 env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0,
             )  # fmt: skip
 
-    def run(self, program: str, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(self, program: str, *words: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
         """Run another program of the same slug to its end."""
         return subprocess.run(
             [*self._as_user(), str(self.home / "bin" / program), *words],
-            env=self.env | env, capture_output=True, text=True, timeout=120, check=False,
+            env=self.env | env, input=stdin, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
 
     @property

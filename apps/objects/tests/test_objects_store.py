@@ -113,6 +113,29 @@ def test_presigned_urls_work_through_the_public_host_name(store: Component) -> N
     assert request(store, "GET", get, "elsewhere.example.test")[0] == 403
 
 
+def test_the_old_key_is_accepted_only_while_it_is_named(place: Path, tls: Tls) -> None:
+    with running(object_store(place / "keys", tls)) as store:
+        wait_open(store)
+        assert store.stop() == 0
+        store.env |= {
+            "OBJECTS_KEY": "new-key",
+            "OBJECTS_SECRET": "new-secret",
+            "OLD_OBJECTS_KEY": STORE_KEY,
+            "OLD_OBJECTS_SECRET": STORE_SECRET,
+        }
+        store.start()
+        wait_open(store)
+        client(store).put_object(Bucket=STORE_BUCKET, Key="by-the-old", Body=b"1")
+        client(store, "new-key", "new-secret").head_object(Bucket=STORE_BUCKET, Key="by-the-old")
+        assert store.stop() == 0
+        del store.env["OLD_OBJECTS_KEY"], store.env["OLD_OBJECTS_SECRET"]
+        store.start()
+        wait_open(store)
+        with pytest.raises(ClientError, match="InvalidAccessKeyId"):
+            client(store).list_objects_v2(Bucket=STORE_BUCKET)
+        client(store, "new-key", "new-secret").head_object(Bucket=STORE_BUCKET, Key="by-the-old")
+
+
 def test_conditional_put_writes_once(store: Component) -> None:
     s3 = client(store)
     s3.put_object(Bucket=STORE_BUCKET, Key="once", Body=b"1", IfNoneMatch="*")

@@ -87,10 +87,12 @@ def server_config(paths: Paths, port: int, certificate: Certificate, archive_com
 
 
 def access_rules() -> str:
-    """Return pg_hba.conf: outside only `platform`, over TLS, with its password; the superuser only on this machine."""
+    """Return pg_hba.conf: outside only `platform` and its logins (`+`), over TLS, with their password; the superuser only
+    on this machine.
+    """
     return (
         f"local   all         {SUPERUSER}  peer map=operator\n"
-        f"hostssl {DATABASE}  {ROLE}  all  scram-sha-256\n"
+        f"hostssl {DATABASE}  +{ROLE}  all  scram-sha-256\n"
         "local   all         all  reject\n"
         "host    all         all  all  reject\n"
     )

@@ -36,7 +36,7 @@ def run() -> int:
     user = settings.user_name()
     paths = settings.paths(env)
     programs = settings.programs(env)
-    password = required(env, "POSTGRES_PASSWORD")
+    login, password = settings.login(env), required(env, "POSTGRES_PASSWORD")
     port = settings.port(env)
     with Signals() as signals:
         lock = take_lock(paths.lock)
@@ -53,7 +53,7 @@ def run() -> int:
         try:
             superuser = sql.Superuser(paths, programs, port)
             if wait_ready(signals, server, superuser):
-                for change in sql.converge(superuser, password):
+                for change in sql.converge(superuser, login, password):
                     say(f"postgres: {change}")
                 say("postgres: ready")
                 watch(signals, server, BackupKeeper() if archived else None)

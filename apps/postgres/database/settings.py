@@ -1,6 +1,7 @@
 """What the programs of this component know from their environment.
 
-POSTGRES_PASSWORD     of role `platform`; a new value is applied at the next start
+POSTGRES_ROLE         the role that may log in: `platform` (default), or `platform_<epoch>`, which acts as `platform`
+POSTGRES_PASSWORD     of that role; a new value is applied at the next start
 POSTGRES_PORT         default 5432
 OBJECTS_URL           S3 endpoint (https); without it nothing is archived
 OBJECTS_KEY, OBJECTS_SECRET, OBJECTS_BUCKET, BACKUP_PASSPHRASE    needed with OBJECTS_URL
@@ -24,6 +25,7 @@ from blackstart.process.failure import ProcessFailed
 from blackstart.process.settings import Environment, ca_file, data_dir, required, runtime_dir, whole_number
 
 ROLE = "platform"
+LOGIN = re.compile(rf"{ROLE}(?:_([1-9][0-9]{{0,5}}))?")
 DATABASE = "platform"
 SUPERUSER = "postgres"
 ARCHIVE_PREFIX = "/wal"
@@ -94,6 +96,24 @@ def paths(env: Environment) -> Paths:
 def port(env: Environment) -> int:
     """Return the TCP port of the server."""
     return whole_number(env, "POSTGRES_PORT", 5432)
+
+
+def login(env: Environment) -> str:
+    """Return the role that may log in."""
+    return checked_login(env.get("POSTGRES_ROLE", "") or ROLE)
+
+
+def checked_login(role: str) -> str:
+    """Return `role`, which becomes part of SQL statements, or refuse it."""
+    if LOGIN.fullmatch(role) is None:
+        raise ProcessFailed(f"{role!r} is no role of this database", fix=f"name {ROLE}, or {ROLE}_<epoch>")
+    return role
+
+
+def epoch_of(role: str) -> int:
+    """Return the epoch of a login role; `platform` itself is of epoch 0."""
+    found = LOGIN.fullmatch(role)
+    return int(found[1] or 0) if found is not None else 0
 
 
 def user_name() -> str:

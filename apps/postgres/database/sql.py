@@ -7,7 +7,7 @@ import subprocess
 from blackstart.process.failure import ProcessFailed
 
 from . import scram
-from .settings import DATABASE, ROLE, SUPERUSER, Paths, Programs
+from .settings import DATABASE, ROLE, SUPERUSER, Paths, Programs, epoch_of
 
 
 class Superuser:
@@ -41,16 +41,13 @@ class Superuser:
             return False
 
 
-def converge(superuser: Superuser, password: str) -> list[str]:
-    """Make role, password and database as they should be; return what was changed."""
-    changed = []
-    stored = superuser.run(f"SELECT coalesce(rolpassword, 'none') FROM pg_authid WHERE rolname = '{ROLE}'")  # noqa: S608
-    if not stored:
-        superuser.run(f"CREATE ROLE {ROLE} LOGIN PASSWORD '{scram.verifier(password)}'")
-        changed.append(f"role {ROLE} made")
-    elif not scram.matches(password, stored):
-        superuser.run(f"ALTER ROLE {ROLE} LOGIN PASSWORD '{scram.verifier(password)}'")
-        changed.append(f"password of role {ROLE} changed")
+def converge(superuser: Superuser, login: str, password: str) -> list[str]:
+    """Make roles, password and database as they should be; return what was changed.
+
+    `login` may log in with `password`; the logins of earlier epochs no longer may.
+    """
+    changed = ensure_login(superuser, login, password)
+    changed += [_retire(superuser, role) for role in _logins(superuser) if epoch_of(role) < epoch_of(login)]
     owner = superuser.run(f"SELECT datdba::regrole FROM pg_database WHERE datname = '{DATABASE}'")  # noqa: S608
     if not owner:
         superuser.run(f"CREATE DATABASE {DATABASE} OWNER {ROLE} TEMPLATE template0")
@@ -59,3 +56,38 @@ def converge(superuser: Superuser, password: str) -> list[str]:
         superuser.run(f"ALTER DATABASE {DATABASE} OWNER TO {ROLE}")
         changed.append(f"owner of database {DATABASE} changed")
     return changed
+
+
+def ensure_login(superuser: Superuser, login: str, password: str) -> list[str]:
+    """Make `login` a role that logs in with `password` and acts as role `platform`; return what was changed."""
+    changed = []
+    if login != ROLE:
+        changed += _ensure_role(superuser, ROLE, "NOLOGIN")
+    changed += _ensure_role(superuser, login, "LOGIN")
+    if login != ROLE:
+        # Everything belongs to `platform`, whoever made it: a login's sessions begin as that role.
+        superuser.run(f"GRANT {ROLE} TO {login}; ALTER ROLE {login} SET role TO {ROLE}")
+    stored = superuser.run(f"SELECT coalesce(rolpassword, 'none') FROM pg_authid WHERE rolname = '{login}'")  # noqa: S608
+    if not scram.matches(password, stored) or login not in _logins(superuser):
+        superuser.run(f"ALTER ROLE {login} LOGIN PASSWORD '{scram.verifier(password)}'")
+        changed.append(f"password of role {login} changed")
+    return changed
+
+
+def _ensure_role(superuser: Superuser, role: str, may: str) -> list[str]:
+    if superuser.run(f"SELECT 1 FROM pg_roles WHERE rolname = '{role}'"):  # noqa: S608
+        return []
+    superuser.run(f"CREATE ROLE {role} {may}")
+    return [f"role {role} made"]
+
+
+def _logins(superuser: Superuser) -> list[str]:
+    """Return the roles that may log in as `platform`."""
+    condition = f"rolcanlogin AND NOT rolsuper AND pg_has_role(oid, '{ROLE}', 'MEMBER')"
+    return superuser.run(f"SELECT rolname FROM pg_roles WHERE {condition}").split()  # noqa: S608
+
+
+def _retire(superuser: Superuser, role: str) -> str:
+    superuser.run(f"ALTER ROLE {role} NOLOGIN PASSWORD NULL")
+    superuser.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'")  # noqa: S608
+    return f"role {role} may no longer log in"

@@ -145,6 +145,41 @@ def test_a_new_password_meets_an_old_volume(own: Component) -> None:
     assert "password of role platform changed" not in own.log
 
 
+def test_a_later_epochs_login_acts_as_the_platform_and_then_retires_the_earlier_one(own: Component) -> None:
+    with connect(own) as connection:
+        connection.execute("CREATE TABLE before (n int)")
+    for _ in range(2):
+        added = own.run("add-login", "platform_1", stdin="epoch-one\n")
+        assert added.returncode == 0, added.stderr
+    connect(own).close()
+    with connect(own, "epoch-one", user="platform_1") as connection:
+        connection.execute("INSERT INTO before VALUES (1)")
+        connection.execute("CREATE TABLE after (n int)")
+        owners = "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'"
+        assert connection.execute(owners).fetchall() == [("platform",)]
+
+    assert own.stop() == 0
+    start(own)  # with the old settings: both still log in
+    connect(own).close()
+    connect(own, "epoch-one", user="platform_1").close()
+
+    assert own.stop() == 0
+    own.env |= {"POSTGRES_ROLE": "platform_1", "POSTGRES_PASSWORD": "epoch-one"}
+    start(own)
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        connect(own)
+    with connect(own, "epoch-one", user="platform_1") as connection:
+        assert connection.execute("SELECT count(*) FROM before").fetchone() == (1,)
+    assert "epoch-one" not in own.log
+
+
+def test_no_other_role_can_be_made_a_login(shared: Component) -> None:
+    for role in ("postgres", "platform_0", "platform_1; DROP ROLE platform"):
+        refused = shared.run("add-login", role, stdin="x\n")
+        assert refused.returncode == 1
+        assert "is no role of this database" in refused.stderr
+
+
 def test_acknowledged_rows_survive_a_kill_and_a_stale_pid_file(own: Component) -> None:
     """In a new container the old server's pid belongs to somebody else: here, to this test."""
     with connect(own) as connection:

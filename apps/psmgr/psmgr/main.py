@@ -1,6 +1,7 @@
 """The process manager's program. It never exits by itself: what is missing is waited for, and said once.
 
-psmgr acts when: the database answers, the platform's row says that it is our stage, and we hold the lock.
+psmgr acts when: the database answers, the platform's row says that it is our stage, and we hold the lock. Stage 0's also
+asks the platform's routers, and does nothing where one knows a later epoch.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import redis
 from sqlalchemy.exc import SQLAlchemyError
 
 from blackstart.model.bus import connect
+from blackstart.model.epoch import EpochWatch
 from psmgr.backoff import delay
 from psmgr.desired import read_stage
 from psmgr.engine import EngineError
@@ -38,11 +40,14 @@ class Psmgr:
         self._bus = connect(settings.bus_url, settings.ca)
         self._engine = Swarm(settings.docker_host)
         self._store = Store(settings)
+        self._epochs = EpochWatch(settings.node_addresses, settings.domain, settings.ca)
         self._failures = 0
         self._told = self._unable = ""
 
     def run(self) -> None:
         """Lead, stand by, or wait for the database, until stopped."""
+        if self._settings.role == "stage-0":
+            self._epochs.start()
         listen(self._wake, self._bus, self._engine)
         while not self._wake.stopping.is_set():
             try:
@@ -55,7 +60,11 @@ class Psmgr:
         while not self._wake.stopping.is_set():
             with leader.session() as session:
                 stage = read_stage(session)
-            if stage != self._settings.stage:
+            if self._epochs.reason:
+                leader.release()
+                self._tell(self._epochs.reason)
+                self._wake.wait(STANDBY_S)
+            elif stage != self._settings.stage:
                 leader.release()
                 self._tell(f"standing by: the platform's stage is {stage}, this one is for {self._settings.stage}")
                 self._wake.wait(STANDBY_S)
@@ -76,7 +85,7 @@ class Psmgr:
         try:
             while not self._wake.stopping.is_set():
                 with leader.session() as session:
-                    if read_stage(session) != stage:
+                    if read_stage(session) != stage or self._epochs.reason:
                         return
                 try:
                     pause = reconciler.step(leader, stage)

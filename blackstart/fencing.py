@@ -1,0 +1,331 @@
+"""The fence: everything that stage 0 knew is replaced and refused. Run from the operator's side, after the pivot.
+
+Stage 0 handed every component its credentials, was a manager of the engine and held the operator's API token. So a copy
+of its machine would keep them for ever. Order, and why a kill at any point is harmless:
+
+1. each credential is seen to work (`fencing.json`), then what replaces it is made, durably, before it is used;
+2. the new ones are accepted beside the old: a second login of the database, a second password of the bus, a second key
+   of the object store;
+3. the components that use them get the new ones;
+4. the stores accept the new ones only, and the old API token is deleted;
+5. the engine forgets stage 0, and its CA (whose key every manager holds) and its join tokens are replaced.
+
+Each part looks at what is there and does the rest. Dynos of users are not touched, and routers hand over.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shlex
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from blackstart import observe, trial
+from blackstart.ca import retire_leaf
+from blackstart.client import Client, wait_for
+from blackstart.errors import PlatformError, ProofError
+from blackstart.platform import OBJECTS_PORT, TRUST, TRUST_CA, Platform, bus_url, database_url
+from blackstart.remote import Remote, connected
+from blackstart.run import Run
+
+KEPT = "fencing.json"
+STORES = ("bus", "objects", "postgres")
+CONSUMERS = ("api", "psmgr", "router")
+LEAVES = ("api", "bus", "objects", "postgres", "router")
+CREDENTIALS = ("database", "objects", "bus", "api")
+BOOTSTRAP = "operator (bootstrap)"
+FENCED = "operator (fenced)"
+RELEASE_SECONDS = 240.0
+ANSWER_SECONDS = 90.0
+ENGINE_SECONDS = 120.0
+TRIAL_SECONDS = 120.0
+ENGINE_POLL_SECONDS = 0.5
+SLUGS = "/var/lib/blackstart/slugs"
+DYNO = "/usr/lib/blackstart/dyno"
+DYNO_USER = "10000"
+
+
+# --- the step --------------------------------------------------------------------------------------------------------
+
+
+def fence(run: Run) -> None:
+    """Replace and refuse what stage 0 knew, or the rest of it."""
+    platform, started = run.platform, time.monotonic()
+    with _client(platform) as client:
+        _retire(run, client)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        engine = pool.submit(fence_engine, run)
+        _fence_stores(run)
+        engine.result()
+    platform.state.remember(KEPT, "seconds", round(time.monotonic() - started, 1))
+
+
+def is_fenced(run: Run) -> bool:
+    """Whether the components run with the new credentials, the old API token is refused and the engine knows no stage 0.
+
+    That each store refuses the old ones is what `verify --fencing` shows.
+    """
+    return observe.holds(lambda: _is_fenced(run.platform))
+
+
+def _is_fenced(platform: Platform) -> bool:
+    retired = platform.state.retired()
+    if not retired or retired["api_token"] == platform.secrets["api_token"]:
+        return False
+    with _client(platform) as client:
+        if not all(_runs_with(client, name, platform.component_config(name)) for name in (*STORES, *CONSUMERS)):
+            return False
+        if _outdated_authorizations(platform, client):
+            return False
+    with connected(platform.managers[0]) as remote:
+        return engine_is_fenced(platform, remote)
+
+
+def _client(platform: Platform) -> Client:
+    """Return a client of the API as soon as a router answers: a component may just be restarting."""
+    return wait_for(lambda: observe.answering_client(platform), "the platform's API", seconds=ANSWER_SECONDS)
+
+
+def _retire(run: Run, client: Client) -> None:
+    """See that stage 0's credentials work, then make what replaces them; only once."""
+    platform = run.platform
+    if platform.state.epoch > 0:
+        return
+    tried = try_credentials(platform, client, {"stage0": known_credentials(platform)})["sets"]["stage0"]
+    broken = {store: answer for store, answer in tried.items() if answer["answer"] != "accepted"}
+    if broken:
+        raise ProofError("not every credential works before the fence", why=json.dumps(broken))
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    platform.state.write_json(KEPT, {"worked_before": tried, "at": now})
+    with connected(platform.managers[0]) as remote:
+        also = engine_secrets(remote)
+    for name in LEAVES:
+        retire_leaf(platform.state, name)
+    platform.state.retire_secrets(also)
+    run.log("fence")("every credential worked; new ones are made")
+
+
+# --- stores and the components that use them ---------------------------------------------------------------------------
+
+
+def _fence_stores(run: Run) -> None:
+    platform = run.platform
+    say = run.log("fence")
+    with _client(platform) as client:
+        replace_token(platform, client)
+    with _client(platform) as client:
+        if not all(_runs_with(client, name, platform.component_config(name)) for name in CONSUMERS):
+            add_login(platform)
+            _configure(client, {name: _both(platform, name) for name in ("bus", "objects")})
+            say("the stores accept the new credentials beside the old")
+            _configure(client, {name: platform.component_config(name) for name in CONSUMERS})
+            say("the components use the new credentials")
+        _configure(client, {name: platform.component_config(name) for name in STORES})
+        say("the stores accept the new credentials only")
+        for outdated in _outdated_authorizations(platform, client):
+            client.call("DELETE", f"/oauth/authorizations/{outdated}")
+    say("the operator's old API token is deleted")
+
+
+def _both(platform: Platform, name: str) -> dict[str, str]:
+    """Return the config of a store that accepts the old credential too."""
+    names = {"bus": ("bus_password",), "objects": ("objects_key", "objects_secret")}[name]
+    retired = platform.state.retired()
+    return {**platform.component_config(name), **{f"OLD_{secret.upper()}": retired[secret] for secret in names}}
+
+
+def _changes(have: dict[str, str], wanted: dict[str, str]) -> dict[str, str | None]:
+    """Return the change of config vars that makes `have` `wanted`, where only what is being replaced may go."""
+    changes: dict[str, str | None] = {key: value for key, value in wanted.items() if have.get(key) != value}
+    changes.update({key: None for key in have if key.startswith("OLD_") and key not in wanted})
+    return changes
+
+
+def _runs_with(client: Client, name: str, wanted: dict[str, str]) -> bool:
+    """Whether the newest release of a component has this config and succeeded."""
+    have = client.call("GET", f"/apps/{name}/config-vars")
+    return not _changes(have, wanted) and bool(_newest(client, name)["status"] == "succeeded")
+
+
+def _newest(client: Client, name: str) -> dict[str, Any]:
+    releases: list[dict[str, Any]] = client.call("GET", f"/apps/{name}/releases")
+    return max(releases, key=lambda release: int(release["version"]))
+
+
+def _configure(client: Client, wanted: dict[str, dict[str, str]]) -> None:
+    """Give components their config and wait until each runs with it. The database comes last: then nobody answers."""
+    for name, config in wanted.items():
+        changes = _changes(client.call("GET", f"/apps/{name}/config-vars"), config)
+        if changes:
+            client.call("PATCH", f"/apps/{name}/config-vars", changes)
+    for name in wanted:
+        _succeeded(client, name)
+
+
+def _succeeded(client: Client, name: str) -> None:
+    """Wait until the newest release of a component succeeded. Raises PlatformError."""
+
+    def ended() -> dict[str, Any] | None:
+        release = _newest(client, name)
+        return release if release["status"] != "pending" else None
+
+    release = wait_for(ended, f"the release of {name}", seconds=RELEASE_SECONDS)
+    if release["status"] != "succeeded":
+        raise PlatformError(
+            f"release v{release['version']} of {name} failed",
+            why=str(release.get("failure") or ""),
+            fix="what ran before goes on; remove the cause and run this again",
+        )
+
+
+def add_login(platform: Platform) -> None:
+    """Let the new role log in to the running database, beside the old one."""
+    node = platform.volume_nodes["postgres"]
+    labels = {"blackstart.platform": platform.name, "blackstart.app": "postgres", "blackstart.kind": "process"}
+    filters = [word for key, value in labels.items() for word in ("--filter", f"label={key}={value}")]
+    app = 'for file in .profile.d/*.sh; do . "./$file"; done; exec bin/add-login "$1"'
+    into = ["docker", "exec", "--interactive", "--user", DYNO_USER, "--workdir", "/app", "--env", "HOME=/app"]
+    with connected(node) as remote:
+        running = remote.check(["docker", "ps", "--quiet", *filters]).split()
+        if len(running) != 1:
+            raise ProofError(
+                f"{len(running)} databases run on {node.name}", fix="look at `python3 bootstrap.py status`"
+            )
+        argv = [*into, running[0], "bash", "-c", app, "add-login", platform.database_login]
+        remote.check(argv, stdin=platform.secrets["database_password"] + "\n")
+
+
+# --- the operator's token ----------------------------------------------------------------------------------------------
+
+
+def replace_token(platform: Platform, client: Client) -> None:
+    """Have the API make another token for the operator; it is on disk before the old one is deleted.
+
+    One that was made but not written down, because this was killed in between, is deleted with the old ones.
+    """
+    if platform.state.retired()["api_token"] != platform.secrets["api_token"]:
+        return
+    made = client.call("POST", "/oauth/authorizations", {"description": FENCED})
+    platform.state.replace_token(made["access_token"]["token"], made["id"])
+
+
+def _outdated_authorizations(platform: Platform, client: Client) -> list[str]:
+    """Return the ids of the operator's authorizations that bootstrap made, but for the present one."""
+    current = platform.secrets.get("api_authorization")
+    ours = (BOOTSTRAP, FENCED)
+    listed = client.call("GET", "/oauth/authorizations")
+    return [each["id"] for each in listed if each["description"] in ours and each["id"] != current]
+
+
+# --- the engine --------------------------------------------------------------------------------------------------------
+
+
+def engine_secrets(remote: Remote) -> dict[str, str]:
+    """Return what lets a machine into the engine: the join tokens, and the CA that every certificate is signed by."""
+    token = ["docker", "swarm", "join-token", "--quiet"]
+    return {
+        "engine_worker_token": remote.check([*token, "worker"]).strip(),
+        "engine_manager_token": remote.check([*token, "manager"]).strip(),
+        "engine_ca": remote.check(["docker", "swarm", "ca"]).strip(),
+    }
+
+
+def fence_engine(run: Run) -> None:
+    """Remove stage 0 from the engine, then replace the engine's CA and its join tokens."""
+    platform = run.platform
+    with connected(platform.managers[0]) as remote:
+        for node in stage0_members(platform, remote):
+            remote.run(["docker", "node", "demote", node])
+            remote.check(["docker", "node", "rm", "--force", node])
+        if not engine_is_fenced(platform, remote):
+            _rotate(remote)
+        if not engine_is_fenced(platform, remote):
+            raise ProofError(
+                "the engine still has what stage 0 knew",
+                why="a member at its address, its CA or a join token is as it was",
+                fix="look at `docker node ls` on a manager; run this again",
+            )
+    run.log("fence")("the engine has forgotten stage 0; its CA and join tokens are new")
+
+
+def engine_is_fenced(platform: Platform, remote: Remote) -> bool:
+    """Whether the engine has no stage-0 member and nothing of the secrets that stage 0 had."""
+    retired, now = platform.state.retired(), engine_secrets(remote)
+    kept = [name for name, value in now.items() if retired.get(name) == value]
+    return not kept and not stage0_members(platform, remote) and not _rotation_runs(remote)
+
+
+def stage0_members(platform: Platform, remote: Remote) -> list[str]:
+    """Return the engine's ids of members at stage 0's address."""
+    form = "{{.ID}} {{.Status.Addr}} {{if .ManagerStatus}}{{.ManagerStatus.Addr}}{{end}}"
+    ids = remote.check(["docker", "node", "ls", "--quiet"]).split()
+    stage0 = platform.inventory.stage0.address
+    lines = [line.split() for line in remote.check(["docker", "node", "inspect", "--format", form, *ids]).splitlines()]
+    return [words[0] for words in lines if words and stage0 in {address.partition(":")[0] for address in words[1:]}]
+
+
+def _rotate(remote: Remote) -> None:
+    """Make the engine a new CA: every member gets a certificate of it, none of the old one counts, tokens change.
+
+    Stage 0 was a manager, so a copy of it holds the old CA's key and could sign itself in as anybody.
+    """
+    if not _rotation_runs(remote):
+        remote.check(["docker", "swarm", "ca", "--rotate", "--detach"])
+    deadline = time.monotonic() + ENGINE_SECONDS
+    while _rotation_runs(remote):
+        if time.monotonic() > deadline:
+            raise ProofError(
+                f"the engine's CA was not replaced within {ENGINE_SECONDS:.0f} s",
+                why="a member that is down cannot get its new certificate",
+                fix="boot it, or remove it from the engine (docker node rm); run this again",
+            )
+        time.sleep(ENGINE_POLL_SECONDS)
+    for role in ("worker", "manager"):
+        remote.check(["docker", "swarm", "join-token", "--rotate", "--quiet", role])
+
+
+def _rotation_runs(remote: Remote) -> bool:
+    form = "{{.Swarm.Cluster.RootRotationInProgress}}"
+    return remote.check(["docker", "info", "--format", form]).strip() != "false"
+
+
+# --- trying credentials --------------------------------------------------------------------------------------------------
+
+
+def known_credentials(platform: Platform) -> dict[str, Any]:
+    """Return the credentials of now, as `blackstart.trial` takes them."""
+    return _credentials(platform, platform.secrets, platform.database_login)
+
+
+def retired_credentials(platform: Platform) -> dict[str, Any]:
+    """Return the credentials that stage 0 knew, as `blackstart.trial` takes them."""
+    return _credentials(platform, platform.state.retired(), "platform")
+
+
+def _credentials(platform: Platform, secrets: dict[str, str], login: str) -> dict[str, Any]:
+    store = {"url": f"https://objects:{OBJECTS_PORT}", "bucket": platform.name}
+    return {
+        "database": database_url(secrets["database_password"], "postgres", login=login),
+        "objects": {**store, "key": secrets["objects_key"], "secret": secrets["objects_secret"]},
+        "bus": bus_url(secrets["bus_password"], "bus"),
+        "api": {"url": "https://api:5000", "token": secrets["api_token"]},
+    }
+
+
+def try_credentials(platform: Platform, client: Client, sets: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Try sets of credentials in a dyno on the platform's network; return what `blackstart.trial` says."""
+    components = client.call("GET", "/platform")["components"]
+    slug = next(str(each["slug"]) for each in components if each["app"] == "psmgr")
+    order = {"ca": TRUST_CA, "sets": sets, "epoch": known_credentials(platform)["objects"]}
+    program = Path(trial.__file__).read_text()
+    mounts = ["--volume", f"{SLUGS}:/slugs:ro", "--volume", f"{TRUST}:{TRUST}:ro"]
+    env = ["--env", f"BLACKSTART_SLUG={slug}", "--env", f"SSL_CERT_FILE={TRUST}/ca-bundle.pem"]
+    argv = ["docker", "run", "--rm", "--interactive", "--pull", "never", "--network", platform.name, *mounts, *env]
+    argv += [platform.stacks.run.name, "tini", "-g", "--", DYNO, "start", f"exec python -c {shlex.quote(program)}"]
+    with connected(platform.managers[0]) as remote:
+        said = remote.check(argv, stdin=json.dumps(order), seconds=TRIAL_SECONDS)
+    answers: dict[str, Any] = json.loads(said.strip().splitlines()[-1])
+    return answers
