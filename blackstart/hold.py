@@ -8,7 +8,8 @@ replicas=2             it ran that many dynos, and runs none now
 constraint=node.id!=X  it runs everywhere but on one node (or nowhere), for as long as it has this placement constraint
 
 The engine carries both out without touching any other dyno. It is asked over its own API, through `docker system
-dial-stdio`: `docker service update` also sorts what it does not change, and then every dyno is replaced (tried).
+dial-stdio`: `docker service update` sorts mounts, `docker service inspect` fills in defaults, and for either difference
+the engine replaces every dyno of the service (tried).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from blackstart import observe
 from blackstart.client import wait_for
@@ -96,12 +98,8 @@ def released_spec(spec: Spec) -> Spec:
 
 def services(remote: Remote, platform: str, *filters: str) -> list[Service]:
     """Return the platform's lasting services that have all labels in `filters`. `remote` is an engine manager."""
-    labels = (f"blackstart.platform={platform}", "blackstart.kind=process", *filters)
-    flags = [flag for label in labels for flag in ("--filter", f"label={label}")]
-    ids = remote.check(["docker", "service", "ls", "--quiet", *flags]).split()
-    if not ids:
-        return []
-    found = json.loads(remote.check(["docker", "service", "inspect", *ids]))
+    labels = [f"blackstart.platform={platform}", "blackstart.kind=process", *filters]
+    found = _engine(remote, "GET", f"/services?filters={quote(json.dumps({'label': labels}))}")
     return sorted(
         (Service(raw["ID"], raw["Version"]["Index"], raw["Spec"]) for raw in found), key=lambda service: service.name
     )
@@ -167,13 +165,22 @@ def _on_manager(platform: Platform, work: Callable[[Remote], T], *, seconds: flo
 
 def _update(remote: Remote, service: Service, spec: Spec) -> None:
     """Write a service's description. The engine refuses it when somebody else wrote since it was read."""
-    body = json.dumps(spec).encode()
-    head = (
-        f"POST /services/{service.id}/update?version={service.version} HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    _engine(remote, "POST", f"/services/{service.id}/update?version={service.version}", spec)
+
+
+def _engine(remote: Remote, method: str, path: str, body: Spec | None = None) -> Any:
+    """Return the engine's answer to a request over its own API. Raises HostError when it refuses or does not answer."""
+    sent = b"" if body is None else json.dumps(body).encode()
+    lines = (
+        f"{method} {path} HTTP/1.1",
+        "Host: engine",
+        "Connection: close",
+        "Content-Type: application/json",
+        f"Content-Length: {len(sent)}",
     )
-    received: Any = _Received(remote.talk(["docker", "system", "dial-stdio"], head.encode() + body))
-    answer = http.client.HTTPResponse(received)
+    head = "".join(f"{line}\r\n" for line in (*lines, "")).encode()
+    received: Any = _Received(remote.talk(["docker", "system", "dial-stdio"], head + sent))
+    answer = http.client.HTTPResponse(received, method=method)
     try:
         answer.begin()
         text = answer.read().decode(errors="replace")
@@ -182,11 +189,8 @@ def _update(remote: Remote, service: Service, spec: Spec) -> None:
             f"{remote.host.name}: the engine did not answer", why=f"{type(error).__name__}: {error}"
         ) from error
     if answer.status >= 400:
-        raise HostError(
-            f"{remote.host.name}: the engine refused to change {service.name} ({answer.status})",
-            why=text[:500],
-            fix="run this again",
-        )
+        raise HostError(f"{remote.host.name}: the engine refused {method} {path} ({answer.status})", why=text[:500])
+    return json.loads(text)
 
 
 class _Received:
