@@ -191,7 +191,12 @@ class Generations:
             raise
 
     def _finished(self, origin: str, name: str, build: str) -> Copy:
+        """Return the slug of a build; one that failed is begun once more: the proof is about bytes, not about outages."""
         ended = self.client.finished_build(name, build, seconds=BUILD_SECONDS)
+        if ended["status"] != "succeeded":
+            self.log(f"{origin}: {name} failed, building it again: {ended.get('failure')}")
+            again = self.client.build(name, self.sources[name], version=VERSION, release=False)
+            ended = self.client.finished_build(name, again["id"], seconds=BUILD_SECONDS)
         if ended["status"] != "succeeded":
             why = f"{ended.get('failure') or ''}\n{''.join(self.client.output(ended))[-1500:]}".strip()
             raise ProofError(f"{origin}: the platform did not build {name}", why=why)

@@ -28,6 +28,7 @@ from blackstart import observe
 from blackstart.client import Client, wait_for
 from blackstart.errors import PlatformError
 from blackstart.inventory import load_inventory
+from blackstart.model import provenance
 from blackstart.platform import Platform
 from blackstart.providers.options import local_platform
 from blackstart.remote import connected
@@ -167,6 +168,25 @@ def test_status_is_self_hosted_with_every_component_up(it):
         assert component["processes"] or component["app"] == "compile"
     routers = next(component for component in status["components"] if component["app"] == "router")["processes"]
     assert len({process["node"] for process in routers}) == 3
+
+
+def test_every_slug_says_what_built_it_back_to_the_seed_of_stage_0(it):
+    """Provenance was kept with each slug by stage 0's control plane, and moved with the database."""
+    made = {}
+    for app in COMPONENTS:
+        for release in it.client.call("GET", f"/apps/{app}/releases"):
+            if release["slug"] is not None:
+                path = f"/apps/{app}/slugs/{release['slug']['id']}"
+                sha256 = it.client.call("GET", path)["checksum"].removeprefix("SHA256:")
+                said = it.client.call("GET", f"{path}/provenance")
+                assert said["subject"] == [{"name": f"{app}.squashfs", "digest": {"sha256": sha256}}]
+                made.setdefault(app, []).append((sha256, said["predicate"]["runDetails"]["builder"]))
+    compilers = {sha256 for sha256, _ in made["compile"]}
+    assert made["compile"][0][1]["id"] == provenance.CHECKOUT
+    for app, slugs in made.items():
+        for sha256, builder in slugs[1:] if app == "compile" else slugs:
+            assert builder["id"] == provenance.COMPILER, (app, sha256)
+            assert builder["builderDependencies"][0]["digest"]["sha256"] in compilers, (app, sha256)
 
 
 def test_stage_0_is_gone(it):
