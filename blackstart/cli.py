@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from blackstart import __version__, observe
+from blackstart.bundle import gather
 from blackstart.deploys import run_deploy
 from blackstart.errors import BlackstartError, InventoryError, StopRequested, in_words
 from blackstart.graph import Graph, read_graph
@@ -129,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     graph.add_argument("--svg", type=Path, metavar="FILE", help="also draw it into FILE")
 
     _command(commands, "status", "what runs, and where", _status)
+    _command(commands, "bundle", "gather the logs of every machine into one file, without secrets", _bundle)
     down = _command(commands, "down", "remove the local machines, their network and the state of the platform", _down)
     down.add_argument(
         "--without-state",
@@ -263,16 +265,17 @@ def _upgrade(arguments: argparse.Namespace) -> int:
     platform, progress = run.platform, run.progress
     journal = Journal(platform.state.journal_path)
     upgrade = Upgrade(checkout_root(), upgrade_order(checkout_root(), arguments.only))
-    with platform.state.lock("upgrade"):
-        journal.add("upgrade started", version=__version__, components=upgrade.order)
+    with platform.state.lock("upgrade"), reported(run, "upgrade", components=upgrade.order) as ending:
         took = run_steps(upgrade.steps(), run, progress=progress, journal=journal)
-        journal.add("upgrade done", seconds=round(progress.elapsed, 1))
+        replaced = [step.name for step in took if step.name in upgrade.order and step.seconds]
+        nothing = "nothing changed: the platform runs this checkout"
+        ending.text = f"replaced: {', '.join(replaced)}" if replaced else nothing
     steps = [{"name": step.name, "seconds": round(step.seconds, 1)} for step in took]
-    replaced = [step.name for step in took if step.name in upgrade.order and step.seconds]
     if arguments.json:
         print(json.dumps({"replaced": replaced, "elapsed_s": round(progress.elapsed, 1), "steps": steps}))
     else:
-        print(f"replaced: {', '.join(replaced)}" if replaced else "nothing changed: the platform runs this checkout")
+        print(ending.text)
+        print(report_line(platform.state))
     return 0
 
 
@@ -282,10 +285,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     with run.platform.state.lock("verify"), reported(run, "verify") as ending:
         proofs = run_proofs(arguments.chosen or tuple(PROVERS), run)
         fails = [proof.name for proof in proofs if not proof.holds]
-        ending.good, ending.text = (
-            not fails,
-            f"not every proof holds: {', '.join(fails)}" if fails else "every proof holds",
-        )
+        ending.good = not fails
+        ending.text = f"not every proof holds: {', '.join(fails)}" if fails else "every proof asked for holds"
     if arguments.json:
         print(json.dumps({"proofs": [proof.as_json() for proof in proofs]}))
     else:
@@ -325,6 +326,13 @@ def _status(arguments: argparse.Namespace) -> int:
     else:
         print_status(status)
     return 0 if status["stage"] == "self-hosted" and not status["problems"] else 1
+
+
+def _bundle(arguments: argparse.Namespace) -> int:
+    run = _run(arguments)
+    path = gather(run.platform, run.platform.inventory.hosts, log=run.progress.say)
+    print(json.dumps({"bundle": str(path)}) if arguments.json else path)
+    return 0
 
 
 def _down(arguments: argparse.Namespace) -> int:

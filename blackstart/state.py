@@ -11,6 +11,7 @@
                    proofs.json     the newest outcome of each proof
                    lock            held while a run changes something
                    report/         reports of runs
+                   bundles/        bundles of logs
 """
 
 from __future__ import annotations

@@ -46,13 +46,13 @@ class Ending:
 
 
 @contextlib.contextmanager
-def reported(run: Run, command: str) -> Iterator[Ending]:
-    """Write the command's begin and end into the journal, and a report at its end, also when it fails.
+def reported(run: Run, command: str, **fields: Any) -> Iterator[Ending]:
+    """Write the command's begin (with `fields`) and end into the journal, and a report at its end, also when it fails.
 
     A report that cannot be written is said, and changes nothing about how the command ends.
     """
     journal = Journal(run.platform.state.journal_path)
-    journal.add(f"{command} started", version=__version__, inventory=run.inventory_argument)
+    journal.add(f"{command} started", version=__version__, inventory=run.inventory_argument, **fields)
     ending = Ending()
     try:
         yield ending
@@ -108,7 +108,7 @@ def head(platform: Platform, command: str, ending: Ending, runs: Sequence[PastRu
     """Return what the report says first."""
     last = runs[-1] if runs else None
     worked = last is not None and bool(last.steps)
-    text = ending.text or ("done" if worked or command != "up" else "everything was so already")
+    text = ending.text or ("done" if worked else "everything was so already")
     return {
         "platform": platform.name,
         "domain": platform.domain,

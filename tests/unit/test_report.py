@@ -13,15 +13,12 @@ from blackstart.progress import Progress
 from blackstart.proofs import Proof
 from blackstart.proofs.kept import keep, kept
 from blackstart.report import KEPT_AT_MOST, write_certificate, write_report
-from blackstart.report.history import past_runs, run_that_worked
+from blackstart.report.history import run_that_worked
 from blackstart.report.pages import certificate_page, report_page
 from blackstart.report.timeline import clock, drawing, timeline
 from blackstart.state import State
 from blackstart.steps import Step, run_steps
-
-
-def making(name):
-    return Step(name, f"Make {name}", lambda world: world.add(name), lambda world: name in world)
+from tests.reports import CERTIFICATE, operation, report_of, runs_of, worked
 
 
 @pytest.fixture
@@ -35,62 +32,10 @@ def journal(state):
     return Journal(state.journal_path)
 
 
-def operation(state, host, name, started_at, *, seconds=0.5, result="changed", step="one"):
-    Journal(state.operations_path).add(
-        "operation",
-        step=step,
-        deploy="stage1",
-        name=name,
-        host=host,
-        started_at=started_at,
-        seconds=seconds,
-        result=result,
-    )
-
-
-def runs_of(state):
-    return past_runs(Journal(state.journal_path).entries(), Journal(state.operations_path).entries())
-
-
-def worked(state, journal, *, world=None):
-    journal.add("up started", version="1", inventory="x")
-    run_steps(
-        [making("one"), making("two")],
-        set() if world is None else world,
-        progress=Progress(quiet=True),
-        journal=journal,
-    )
-    journal.add("up done", seconds=1)
-
-
-def report_of(state, **changes):
-    past = run_that_worked(runs_of(state))
-    return {
-        "platform": "rep",
-        "domain": "rep.internal",
-        "command": "up",
-        "blackstart_version": "1",
-        "started_at": "2026-01-02T03:04:05+00:00",
-        "written_at": "2026-01-02T03:14:05+00:00",
-        "seconds": 600.0,
-        "result": {"good": True, "text": "done"},
-        "stage": "self-hosted",
-        "problems": [],
-        "timeline": None if past is None else timeline(past, ["node1", "node2"]),
-        "runs": [],
-        "proofs": kept(state),
-        "digests": {"components": [{"app": "api", "version": 3, "slug": "a" * 64}], "stacks": {"run": "b" * 64}},
-        "versions": {"operator": {"Python": "3.13"}, "components": {"postgres": ["PostgreSQL 17.1"]}},
-        "nodes": [{"name": "node1", "address": "10.0.0.1", "state": "ready", "unreachable": "over SSH"}],
-        "dynos": [{"app": "api", "type": "web", "name": "web.1", "state": "up", "node": "node1"}],
-        **changes,
-    }
-
-
 def test_a_run_that_found_all_done_leaves_the_one_that_did_the_work(state, journal):
     world: set[str] = set()
-    worked(state, journal, world=world)
-    worked(state, journal, world=world)
+    worked(state, world=world)
+    worked(state, world=world)
     runs = runs_of(state)
     assert [len(run.steps) for run in runs] == [2, 0]
     assert run_that_worked(runs) is runs[0]
@@ -102,7 +47,7 @@ def test_a_run_that_found_all_done_leaves_the_one_that_did_the_work(state, journ
 
 def test_operations_belong_to_the_run_in_which_they_began(state, journal):
     for _ in range(2):
-        worked(state, journal)
+        worked(state)
         operation(state, "node2", "Join", list(journal.entries())[-2]["at"])
     assert [len(run.operations) for run in runs_of(state)] == [1, 1]
 
@@ -137,10 +82,10 @@ def test_a_damaged_journal_gives_no_runs_and_no_error(state, damage):
 
 
 def test_every_bar_is_inside_and_has_a_width(state, journal):
-    worked(state, journal)
+    worked(state)
     operation(state, "node2", "Install", next(iter(journal.entries()))["at"], seconds=0.0001)
     operation(state, "node2", "Wait", next(iter(journal.entries()))["at"], seconds=90)
-    drawn = drawing(timeline(run_that_worked(runs_of(state)), ["node1", "node2"]))
+    drawn = drawing(timeline(run_that_worked(runs_of(state)), ["rep-node1", "node2"]))
     assert [row.name for row in drawn.rows] == ["steps", "node2"]
     assert all(bar.width > 0 and bar.x >= 0 and bar.x + bar.width <= 100.001 for row in drawn.rows for bar in row.bars)
     assert 1 < len(drawn.ticks) <= 7
@@ -167,7 +112,7 @@ def test_the_newest_outcome_of_a_proof_is_kept(state):
 
 
 def test_no_secret_is_in_any_file_of_the_report(state, journal):
-    worked(state, journal)
+    worked(state)
     secrets = state.secrets()
     keep(state, Proof("fencing", False, f"the password {secrets['database_password']} works", dict(secrets)), seconds=1)
     write_report(state, report_of(state, problems=list(secrets.values())))
@@ -191,7 +136,7 @@ def test_earlier_reports_are_kept_by_date_up_to_a_number(state):
 
 
 def test_what_is_told_is_escaped_and_nothing_is_loaded(state, journal):
-    worked(state, journal)
+    worked(state)
     told = "<script>alert(1)</script>"
     page = report_page(report_of(state, problems=[told], result={"good": False, "text": told}))
     assert told not in page
@@ -208,32 +153,6 @@ def test_the_blast_radius_is_a_table(state):
     assert page.index("<th>traffic</th>") < page.index("<th>deploy</th>")
     assert "api, bus" in page
     assert 'title="503"' in page
-
-
-CERTIFICATE = {
-    "platform": "rep",
-    "domain": "rep.internal",
-    "issued_at": "2026-11-25T00:36:50+00:00",
-    "blackstart_version": "0.1.0",
-    "stage0": {"name": "rep-stage0", "address": "10.79.7.2"},
-    "items": [
-        {
-            "name": "no-connection",
-            "holds": True,
-            "detail": "no connection to 10.79.7.2 for 30 s while 412 requests were answered",
-            "evidence": {"seconds": 30, "requests": 412, "connections": []},
-            "seconds": 30.2,
-        },
-        {
-            "name": "restore",
-            "holds": True,
-            "detail": "a backup taken after the pivot was restored: 14 tables, 93 rows, the same digest",
-            "evidence": {"tables": 14, "rows": 93},
-            "seconds": 21.7,
-        },
-    ],
-    "holds": True,
-}
 
 
 def test_the_certificate_says_each_item_with_its_evidence():
