@@ -28,6 +28,7 @@ from blackstart import observe
 from blackstart.client import Client, wait_for
 from blackstart.errors import PlatformError
 from blackstart.inventory import load_inventory
+from blackstart.masking import MASK
 from blackstart.model import provenance
 from blackstart.platform import Platform
 from blackstart.providers.options import local_platform
@@ -209,6 +210,39 @@ def test_the_pivot_re_created_nothing(it):
     assert len(pivot["before"]["services"]) >= 6
     assert len(pivot["before"]["tasks"]) >= 9
     assert len(pivot["before"]["containers"]) >= 9
+
+
+def test_the_report_tells_what_ran_where_and_what_runs_now(it):
+    report = it.platform.state.read_json("report/report.json")
+    assert report["result"]["good"]
+    assert report["stage"] == "self-hosted"
+    assert {"stage-0", "stage-1", "pivot", "teardown"} <= {step["name"] for step in report["timeline"]["steps"]}
+    assert [host["name"] for host in report["timeline"]["hosts"]] == [host.name for host in it.platform.inventory.hosts]
+    assert all(each["Debian"].startswith("Debian GNU/Linux 13") for each in report["nodes"])
+    assert {"postgres", "bus", "router", "objects", "api", "psmgr"} <= set(report["versions"]["components"])
+    page = (it.platform.state.report_folder / "report.html").read_text()
+    assert all(component["slug"] in page for component in it.status["components"])
+    secrets = it.platform.secrets
+    assert not [name for name, value in secrets.items() if value in page or value in json.dumps(report)]
+
+
+def test_a_bundle_of_logs_has_every_node_and_no_secret(it):
+    secret = it.platform.secrets["database_password"]
+    with connected(it.platform.inventory.nodes[0]) as remote:  # as if a program had logged it
+        remote.check(["systemd-run", "--unit=blackstart-leak", "--collect", "--wait", "echo", secret])
+    done = it.bootstrap("bundle", "--platform", NAME, "--json")
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(json.loads(done.stdout)["bundle"]) as tar:
+        found = {name.partition("/")[2]: tar.extractfile(name).read().decode() for name in tar.getnames()}
+    for node in it.platform.inventory.nodes:
+        assert "exit code 0" in found[f"{node.name}/services.txt"]
+        assert any(name.startswith(f"{node.name}/logs/{NAME}_router_") for name in found)
+    assert f"{it.platform.inventory.stage0.name}/unreachable.txt" in found
+    assert MASK in found[f"{it.platform.inventory.nodes[0].name}/journal-blackstart.txt"]
+    leaked = [
+        (name, key) for key, value in it.platform.secrets.items() for name, text in found.items() if value in text
+    ]
+    assert leaked == []
 
 
 def test_a_second_up_changes_nothing(it):
