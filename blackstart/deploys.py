@@ -69,6 +69,8 @@ def run_deploy(
     operations = OperationReader(deploy)
     reader = threading.Thread(target=_follow, args=(process, lines, log, operations, on_operation), daemon=True)
     reader.start()
+    alarm = threading.Timer(DEPLOY_SECONDS, _stop, (process,))
+    alarm.start()
     try:
         if process.stdout is None:
             raise DeployError(f"deploys/{deploy}.py could not be started")
@@ -78,6 +80,8 @@ def run_deploy(
     except BaseException:
         _stop(process)
         raise
+    finally:
+        alarm.cancel()
     reader.join(timeout=5)
     process.stdout.close()
     if process.stderr is not None and not reader.is_alive():

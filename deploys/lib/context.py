@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import socket
 from pathlib import Path
 
 from pyinfra import host, inventory
@@ -11,6 +12,9 @@ from pyinfra.api.exceptions import DeployError
 from blackstart.inventory import RUNTIME, STAGE0, Host, checked_inventory
 from blackstart.platform import Platform
 from blackstart.state import State
+
+KEEPALIVE_SECONDS = 10
+LOST_SECONDS = 60
 
 
 @functools.cache
@@ -38,11 +42,26 @@ def for_stage0() -> Platform:
     return known
 
 
+@functools.cache
+def notice_a_lost_machine(name: str) -> None:
+    """Let the connection to this host fail soon after the machine is gone without a word (a cut cable, a dead host).
+
+    pyinfra sets no deadline, and a connection on which nothing is sent would be waited on for ever.
+    """
+    client = getattr(host.connector, "client", None)
+    transport = client.get_transport() if client is not None else None
+    if transport is not None and hasattr(transport.sock, "setsockopt"):
+        transport.set_keepalive(KEEPALIVE_SECONDS)
+        transport.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, LOST_SECONDS * 1000)
+
+
 def in_stage0() -> bool:
     """Whether this host is the stage-0 machine."""
+    notice_a_lost_machine(host.name)
     return STAGE0 in host.groups
 
 
 def in_runtime() -> bool:
     """Whether this host is a node that stays."""
+    notice_a_lost_machine(host.name)
     return RUNTIME in host.groups
