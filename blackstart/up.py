@@ -254,7 +254,7 @@ def is_pivoted(run: Run) -> bool:
     if not observe.is_self_hosted(run.platform):
         return False
     # That something was re-created ends the run once. It cannot be undone: the proof `no-op-pivot` keeps saying so.
-    if begun and "lost" not in measured and not stage0_is_gone(run):
+    if begun and "lost" not in measured and run.platform.state.epoch == 0 and not stage0_is_gone(run):
         return False
     stage0 = run.platform.inventory.stage0.address
     return observe.holds(lambda: stage0 not in observe.engine_managers(run.platform.managers[0]))
