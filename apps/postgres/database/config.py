@@ -98,6 +98,34 @@ def access_rules() -> str:
     )
 
 
+def rehearsal_config(paths: Paths, port: int) -> str:
+    """Return postgresql.conf of a restored copy that only its own machine reaches and that archives nothing."""
+    settings = {
+        "data_directory": quoted(str(paths.cluster)),
+        "hba_file": quoted(str(paths.access)),
+        "ident_file": quoted(str(paths.identities)),
+        "listen_addresses": quoted(""),
+        "port": str(port),
+        "unix_socket_directories": quoted(str(paths.runtime)),
+        "unix_socket_permissions": "0700",
+        # recovery wants at least what the running server has
+        "max_connections": "100",
+        "shared_buffers": "32MB",
+        "huge_pages": "off",
+        "jit": "off",
+        "archive_mode": "off",
+        "logging_collector": "off",
+        "timezone": quoted("GMT"),
+        "log_timezone": quoted("GMT"),
+    }
+    return "".join(f"{name} = {value}\n" for name, value in settings.items())
+
+
+def local_access_rules() -> str:
+    """Return pg_hba.conf of a restored copy: its own superuser and nobody else."""
+    return f"local   all  {SUPERUSER}  peer map=operator\nlocal   all  all  reject\n"
+
+
 def identities(user: str) -> str:
     """Return pg_ident.conf: the system's user that runs the server is its superuser."""
     return f"operator  {user}  {SUPERUSER}\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,3 +172,37 @@ def test_stops_in_time_though_the_store_is_down(site: Site) -> None:
     start(site.database)
     assert len(rows(site.database)) >= 10
     wait_for(lambda: archived(site.database), "the archive caught up")
+
+
+def test_a_rehearsal_reads_a_restored_copy_and_writes_nothing_to_the_store(site: Site) -> None:
+    row = str(uuid.uuid4())
+    with connect(site.database) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS tokens (id uuid PRIMARY KEY)")
+        connection.execute("INSERT INTO tokens VALUES (%s)", [row])
+    assert site.database.run("backup").returncode == 0
+    listing = stored(site)
+
+    elsewhere = site.another("rehearsal")
+    done = elsewhere.run("rehearse", "--holds", f"tokens={row}")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["tables"]["public.tokens"]["rows"] == 1
+    assert stored(site) == listing
+
+    missing = elsewhere.run("rehearse", "--holds", f"tokens={uuid.uuid4()}")
+    assert missing.returncode == 1
+    assert "does not hold" in missing.stderr
+
+
+@pytest.mark.parametrize("row", ["tokens", "tokens=1; DROP TABLE tokens", "-x=1"])
+def test_a_rehearsal_refuses_a_row_that_is_none(site: Site, row: str) -> None:
+    done = site.database.run("rehearse", f"--holds={row}")
+    assert done.returncode == 1
+    assert "is not TABLE=ID" in done.stderr
+
+
+def stored(site: Site) -> set[str]:
+    """Return the names of all objects but WAL, which the live database goes on to archive."""
+    pages = client(site.store).get_paginator("list_objects_v2").paginate(Bucket=STORE_BUCKET)
+    names = {entry["Key"] for page in pages for entry in page.get("Contents", [])}
+    return {name for name in names if "/archive/" not in name or name.endswith(".history")}
