@@ -5,14 +5,16 @@ from __future__ import annotations
 import random
 from concurrent.futures import ThreadPoolExecutor
 
+from blackstart.client import wait_for
 from blackstart.errors import HostError
 from blackstart.inventory import Host
 from blackstart.providers import Machine
-from blackstart.remote import connected
+from blackstart.remote import Remote, connected
 from blackstart.run import Run
 
 RESET = ["sh", "-c", "echo 1 > /proc/sys/kernel/sysrq && echo b > /proc/sysrq-trigger"]
 RESET_SECONDS = 10.0
+REBOOT_SECONDS = 600.0
 
 
 def cut(run: Run) -> None:
@@ -51,3 +53,26 @@ def _reset(host: Host) -> None:
     except HostError:
         return
     raise HostError(f"{host.name} did not reset itself", why=result.err, fix="allow sysrq on it, or reset it by hand")
+
+
+def reboot(run: Run, node: Host) -> None:
+    """Reboot a node in order and wait until it answers again."""
+    if run.provider is not None:
+        run.provider.reboot(next(machine for machine in _machines(run) if machine.name == node.name))
+        return
+    with connected(node) as remote:
+        before = _boot(remote)
+        remote.run(["systemctl", "reboot"])
+    wait_for(lambda: _booted_since(node, before), f"{node.name} to reboot", seconds=REBOOT_SECONDS)
+
+
+def _boot(remote: Remote) -> str:
+    return remote.check(["cat", "/proc/sys/kernel/random/boot_id"]).strip()
+
+
+def _booted_since(node: Host, before: str) -> bool | None:
+    try:
+        with connected(node, seconds=RESET_SECONDS) as remote:
+            return True if _boot(remote) != before else None
+    except HostError:
+        return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import time
 
-from blackstart import hold, observe
+from blackstart import certificate, hold, observe
 from blackstart.client import wait_for
 from blackstart.deploys import run_deploy
 from blackstart.errors import BlackstartError, HostError, PlatformError, ProofError
@@ -14,9 +14,10 @@ from blackstart.host import HOST_PACKAGES, check_host, missing_packages
 from blackstart.inventory import Host
 from blackstart.observe import EngineSnapshot, require
 from blackstart.ownership import check_machines
-from blackstart.proofs.canary import deploys_an_app, remove_left
+from blackstart.proofs.canary import remove_left
 from blackstart.providers import Machine, Provider
 from blackstart.remote import connected
+from blackstart.report import write_certificate
 from blackstart.run import OPTIONS, Run
 from blackstart.stacks import cached_stacks, ensure_stacks
 from blackstart.steps import Step
@@ -264,20 +265,34 @@ def is_pivoted(run: Run) -> bool:
 
 
 def cut_off(run: Run) -> None:
-    """Cut stage 0 off by firewall, then compile, release and serve an app without it."""
+    """Cut stage 0 off: every node's firewall refuses it."""
     run.deploy("cut-off", "cutoff", limit="runtime")
-    with observe.answering_client(run.platform) as client:
-        remove_left(client)
-    evidence = deploys_an_app(run.platform, lambda: observe.answering_client(run.platform), run.log("cut-off"))
-    run.remember("cut_off_proof", evidence)
 
 
 def is_cut_off(run: Run) -> bool:
-    """Whether every node cuts stage 0 off and an app was deployed so, or stage 0 is gone."""
-    if stage0_is_gone(run):
-        return True
-    proven = bool(run.platform.state.read_json(OPTIONS).get("cut_off_proof"))
-    return proven and all(observe.bans_stage0(node) for node in run.platform.inventory.nodes)
+    """Whether every node's firewall refuses stage 0, or stage 0 is gone."""
+    return all(observe.bans_stage0(node) for node in run.platform.inventory.nodes) or stage0_is_gone(run)
+
+
+def issue_certificate(run: Run) -> None:
+    """See that stage 0 is unneeded. When something is not seen, stage 0 stays."""
+    with observe.answering_client(run.platform) as client:
+        remove_left(client)
+    issued = certificate.certify(run)
+    page = write_certificate(run.platform.state, issued)
+    run.log("certificate")(f"the certificate is {page}")
+    missing = [f"{item['name']}: {item['detail']}" for item in issued["items"] if not item["holds"]]
+    require(
+        issued["holds"],
+        "stage 0 stays: it was not proven unneeded",
+        why="; ".join(missing),
+        fix=f"look at {page} and at what `python3 bootstrap.py bundle` gathers; correct it and run `up` again",
+    )
+
+
+def is_certified(run: Run) -> bool:
+    """Whether stage 0 was proven unneeded, or is gone."""
+    return bool(run.platform.state.read_json(certificate.FILE).get("holds")) or stage0_is_gone(run)
 
 
 def tear_down(run: Run) -> None:
@@ -331,7 +346,8 @@ STEPS: tuple[Step[Run], ...] = (
     Step("stage-1", "Bring the components up as apps", deploy_stage1, components_are_apps, needs=("stage-0",)),
     Step("pivot", "Move the state and hand over", pivot, is_pivoted, needs=("stage-1",)),
     Step("fence", "Replace every credential that stage 0 knew", fence, is_fenced, needs=("pivot",)),
-    Step("cut-off", "Cut stage 0 off and deploy without it", cut_off, is_cut_off, needs=("fence",)),
-    Step("teardown", "Tear stage 0 down", tear_down, stage0_is_gone, needs=("cut-off",)),
+    Step("cut-off", "Cut stage 0 off", cut_off, is_cut_off, needs=("fence",)),
+    Step("certificate", "See that stage 0 is unneeded", issue_certificate, is_certified, needs=("cut-off",)),
+    Step("teardown", "Tear stage 0 down", tear_down, stage0_is_gone, needs=("certificate",)),
     Step("ready", "See every component up", wait_ready, is_ready, needs=("teardown",)),
 )

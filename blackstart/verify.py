@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from blackstart.proofs import Proof, Prover, black_start, carried_out, fencing, fixed_point, graph, kept, no_op_pivot
+from blackstart.proofs import (
+    Proof,
+    Prover,
+    black_start,
+    carried_out,
+    fencing,
+    fixed_point,
+    graph,
+    kept,
+    no_op_pivot,
+    teardown,
+)
 from blackstart.run import Run
 
 PROVERS: dict[str, Prover] = {
@@ -12,6 +23,7 @@ PROVERS: dict[str, Prover] = {
     "no-op-pivot": no_op_pivot.prove,
     "fencing": fencing.prove,
     "fixed-point": fixed_point.prove,
+    "teardown": teardown.prove,
     "black-start": black_start.prove,
 }
 

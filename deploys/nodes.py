@@ -27,6 +27,7 @@ from deploys.lib.context import in_runtime, in_stage0, me, platform
 
 PACKAGES = ["docker.io", "docker-cli", "iptables", "nftables", "ca-certificates"]
 ENGINE_TCP = (2377, 7946)
+ENGINE_UDP = (4789, 7946)
 ROUTER_PORTS = (80, 443)
 POSTGRES_PORT = 5432
 DYNO_UID = 10000
@@ -323,6 +324,8 @@ def _firewall_data(gone: bool) -> dict[str, object]:
         "inside": [str(me().settings.engine_address_pool), str(me().settings.dyno_network)],
         "dyno_may_reach": reachable,
         "local_tcp": [*ROUTER_PORTS, *own],
+        "engine_ports": sorted({*ENGINE_TCP, *ENGINE_UDP}),
+        "engine_udp": ENGINE_UDP,
         "member_tcp": [*ENGINE_TCP, BUS_PORT, *own],
         "ssh_port": me().ssh.get("ssh_port", 22),
     }

@@ -101,16 +101,3 @@ def _source(word: str) -> SourceTarball:
         (Path(folder) / "public" / "index.html").write_text(word)
         (Path(folder) / "Procfile").write_text(PROCFILE)
         return folder_source(Path(folder))
-
-
-def deploys_an_app(platform: Platform, client: Callable[[], Client], log: Callable[[str], None]) -> dict[str, object]:
-    """Compile, release and serve a fresh app through every router, then delete it. Returns the evidence."""
-    word = new_word()
-    with canary(platform, client) as app:
-        with client() as open_client:
-            release = app.deploy(open_client, word)
-        log(f"{app.name}: built and released")
-        for node in platform.inventory.nodes:
-            app.wait_for_page(node, word)
-        log(f"{app.name}: answers through every router")
-    return {"app": app.name, "release": release["id"], "routers": list(platform.node_addresses)}

@@ -6,18 +6,14 @@ The tests run in the order of this file; the last ones reboot nodes and remove e
 from __future__ import annotations
 
 import base64
-import concurrent.futures
 import hashlib
 import io
-import itertools
 import json
 import os
 import re
 import subprocess
 import sys
 import tarfile
-import threading
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +24,7 @@ from blackstart import observe
 from blackstart.client import Client, wait_for
 from blackstart.errors import PlatformError
 from blackstart.inventory import load_inventory
+from blackstart.load import Load
 from blackstart.masking import MASK
 from blackstart.model import provenance
 from blackstart.platform import Platform
@@ -412,38 +409,6 @@ def test_a_deleted_app_leaves_nothing(it):
     it.client.call("DELETE", "/apps/shop")
 
 
-class Load:
-    """Constant requests through every router, each on a connection of its own or kept alive, until it is stopped."""
-
-    def __init__(self, it, app: str) -> None:
-        self.answers: Counter[str] = Counter()
-        self._stop = threading.Event()
-        host = {"Host": f"{app}.{it.platform.domain}"}
-        self._threads = [
-            threading.Thread(target=self._run, args=(f"http://{address}/", host, kept))
-            for address, kept in itertools.product(it.platform.node_addresses, (True, False))
-        ]
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(60)
-
-    def _run(self, url: str, headers: dict[str, str], kept: bool) -> None:
-        limits = httpx.Limits(max_keepalive_connections=1 if kept else 0)
-        with httpx.Client(headers=headers, timeout=30, trust_env=False, limits=limits) as client:
-            while not self._stop.wait(0.02):
-                try:
-                    self.answers[str(client.get(url).status_code)] += 1
-                except httpx.HTTPError as error:
-                    self.answers[f"{type(error).__name__}: {error}"] += 1
-
-
 def test_no_request_fails_during_20_deploys(it):
     it.deploy("steady", FIXTURES / "flask")
     it.client.call("PATCH", "/apps/steady/formation", {"updates": [{"type": "web", "quantity": 2}]})
@@ -453,7 +418,7 @@ def test_no_request_fails_during_20_deploys(it):
         "routes",
         seconds=30,
     )
-    with Load(it, "steady") as load:
+    with Load(it.platform, "steady") as load:
         for number in range(20):
             if number % 5 == 0:
                 it.deploy("steady", FIXTURES / "flask")
@@ -617,26 +582,11 @@ def test_a_node_rebooted_brings_its_dynos_back_and_the_others_serve_on(it):
     provider = local_platform(it.platform.state)
     it.wait_dynos("steady", 3)
     rebooted = provider.machine(it.platform.inventory.nodes[2].name)
-    answers: Counter[str] = Counter()
-    stop = threading.Event()
-
-    def ask(node: int) -> None:
-        while not stop.wait(0.05):
-            try:
-                answers[str(it.get("steady", node=node, seconds=30).status_code)] += 1
-            except httpx.HTTPError as error:
-                answers[f"{type(error).__name__}"] += 1
-
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        asking = [pool.submit(ask, node) for node in (0, 1)]
-        try:
-            provider.reboot(rebooted)
-            wait_for(lambda: it.serves("steady", node=2), "the rebooted router", seconds=180)
-        finally:
-            stop.set()
-        for each in asking:
-            each.result(60)
-    assert set(answers) == {"200"}, answers
+    with Load(it.platform, "steady", addresses=it.platform.node_addresses[:2]) as load:
+        provider.reboot(rebooted)
+        wait_for(lambda: it.serves("steady", node=2), "the rebooted router", seconds=180)
+    assert load.failures == {}
+    assert load.answers["200"] > 0
     wait_for(
         lambda: True if it.bootstrap("status", "--platform", NAME).returncode == 0 else None, "all up", seconds=240
     )

@@ -1,0 +1,45 @@
+"""Teardown: stage 0 was destroyed only after it was proven unneeded, and nothing of it is there."""
+
+from __future__ import annotations
+
+from blackstart import observe
+from blackstart.certificate import FILE
+from blackstart.proofs import Proof
+from blackstart.remote import connected
+from blackstart.run import Run
+
+NAME = "teardown"
+LOOK_SECONDS = 5.0
+
+
+def prove(run: Run) -> Proof:
+    """Return the proof from the certificate, and from a look at the engine and at where stage 0 was."""
+    certificate = run.platform.state.read_json(FILE)
+    problems = [] if certificate else [f"the state folder has no {FILE}"]
+    problems += [f"{item['name']}: {item['detail']}" for item in certificate.get("items", []) if not item["holds"]]
+    problems += left_of_stage0(run)
+    if problems:
+        return Proof(NAME, holds=False, detail="; ".join(problems), evidence=certificate)
+    seen = ", ".join(item["name"] for item in certificate["items"])
+    detail = f"certificate of {certificate['issued_at']} ({seen}); nothing of stage 0 is left"
+    return Proof(NAME, holds=True, detail=detail, evidence=certificate)
+
+
+def left_of_stage0(run: Run) -> list[str]:
+    """Name what is left of stage 0: its membership of the engine, its machine, its services."""
+    stage0 = run.platform.inventory.stage0
+    left = []
+    if stage0.address in observe.engine_member_addresses(run.platform.managers[0]):
+        left.append(f"{stage0.name} is a member of the engine")
+    if run.provider is not None and any(
+        run.provider.exists(machine) for machine in run.provider.machines() if machine.group == "stage0"
+    ):
+        left.append(f"the machine {stage0.name} exists")
+    if observe.holds(lambda: _has_stage0(run)):
+        left.append(f"{stage0.name} answers and has stage 0 on it")
+    return left
+
+
+def _has_stage0(run: Run) -> bool:
+    with connected(run.platform.inventory.stage0, seconds=LOOK_SECONDS) as remote:
+        return remote.run(["test", "-d", "/etc/blackstart/stage0"]).code == 0
