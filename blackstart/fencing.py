@@ -27,6 +27,7 @@ from blackstart import observe, trial
 from blackstart.ca import retire_leaf
 from blackstart.client import Client, wait_for
 from blackstart.errors import PlatformError, ProofError
+from blackstart.ownership import IDENTITY, carried_identity, identity
 from blackstart.platform import OBJECTS_PORT, TRUST, TRUST_CA, Platform, bus_url, database_url
 from blackstart.remote import Remote, connected
 from blackstart.run import Run
@@ -36,6 +37,16 @@ STORES = ("bus", "objects", "postgres")
 CONSUMERS = ("api", "psmgr", "router")
 LEAVES = ("api", "bus", "objects", "postgres", "router")
 CREDENTIALS = ("database", "objects", "bus", "api")
+CREDENTIAL_VARS = (
+    "BUS_PASSWORD",
+    "BUS_URL",
+    "DATABASE_URL",
+    "OBJECTS_KEY",
+    "OBJECTS_SECRET",
+    "POSTGRES_PASSWORD",
+    "POSTGRES_ROLE",
+)
+TLS_VARS = ("TLS_CERT", "TLS_KEY")
 BOOTSTRAP = "operator (bootstrap)"
 FENCED = "operator (fenced)"
 RELEASE_SECONDS = 240.0
@@ -60,6 +71,7 @@ def fence(run: Run) -> None:
         engine = pool.submit(fence_engine, run)
         _fence_stores(run)
         engine.result()
+    _tell_nodes(platform)
     platform.state.remember(KEPT, "seconds", round(time.monotonic() - started, 1))
 
 
@@ -76,12 +88,24 @@ def _is_fenced(platform: Platform) -> bool:
     if not retired or retired["api_token"] == platform.secrets["api_token"]:
         return False
     with _client(platform) as client:
-        if not all(_runs_with(client, name, platform.component_config(name)) for name in (*STORES, *CONSUMERS)):
+        if not all(_runs_with(client, name, _wanted(platform, name)) for name in (*STORES, *CONSUMERS)):
             return False
         if _outdated_authorizations(platform, client):
             return False
+    ours = identity(platform.state)
+    if any(carried_identity(node) not in (None, ours) for node in platform.inventory.nodes):
+        return False
     with connected(platform.managers[0]) as remote:
         return engine_is_fenced(platform, remote)
+
+
+def _tell_nodes(platform: Platform) -> None:
+    """Let every node know whose it is by the new secrets, so that a state folder from before the fence is refused."""
+    text = json.dumps(identity(platform.state), sort_keys=True) + "\n"
+    replaced = f"cat > {IDENTITY}.new && chmod 0644 {IDENTITY}.new && mv {IDENTITY}.new {IDENTITY}"
+    for node in platform.inventory.nodes:
+        with connected(node) as remote:
+            remote.check(["sh", "-c", replaced], stdin=text)
 
 
 def _client(platform: Platform) -> Client:
@@ -117,13 +141,13 @@ def _fence_stores(run: Run) -> None:
     with _client(platform) as client:
         replace_token(platform, client)
     with _client(platform) as client:
-        if not all(_runs_with(client, name, platform.component_config(name)) for name in CONSUMERS):
+        if not all(_runs_with(client, name, _wanted(platform, name)) for name in CONSUMERS):
             add_login(platform)
             _configure(client, {name: _both(platform, name) for name in ("bus", "objects")})
             say("the stores accept the new credentials beside the old")
-            _configure(client, {name: platform.component_config(name) for name in CONSUMERS})
+            _configure(client, {name: _wanted(platform, name) for name in CONSUMERS})
             say("the components use the new credentials")
-        _configure(client, {name: platform.component_config(name) for name in STORES})
+        _configure(client, {name: _wanted(platform, name) for name in STORES})
         say("the stores accept the new credentials only")
         for outdated in _outdated_authorizations(platform, client):
             client.call("DELETE", f"/oauth/authorizations/{outdated}")
@@ -134,14 +158,23 @@ def _both(platform: Platform, name: str) -> dict[str, str]:
     """Return the config of a store that accepts the old credential too."""
     names = {"bus": ("bus_password",), "objects": ("objects_key", "objects_secret")}[name]
     retired = platform.state.retired()
-    return {**platform.component_config(name), **{f"OLD_{secret.upper()}": retired[secret] for secret in names}}
+    return {**_wanted(platform, name), **{f"OLD_{secret.upper()}": retired[secret] for secret in names}}
+
+
+def _wanted(platform: Platform, name: str) -> dict[str, str]:
+    """Return the part of a component's config that is the fence's matter; `upgrade` changes the rest."""
+    config = platform.component_config(name)
+    return {key: value for key, value in config.items() if key in (*CREDENTIAL_VARS, *TLS_VARS)}
 
 
 def _changes(have: dict[str, str], wanted: dict[str, str]) -> dict[str, str | None]:
-    """Return the change of config vars that makes `have` `wanted`, where only what is being replaced may go."""
-    changes: dict[str, str | None] = {key: value for key, value in wanted.items() if have.get(key) != value}
-    changes.update({key: None for key in have if key.startswith("OLD_") and key not in wanted})
-    return changes
+    """Return the change of config vars that makes `have` `wanted`: none while the credentials are right.
+
+    A certificate changes with the credentials only: one that is renewed later must not open the fence again.
+    """
+    differs: dict[str, str | None] = {key: value for key, value in wanted.items() if have.get(key) != value}
+    gone: dict[str, str | None] = {key: None for key in have if key.startswith("OLD_") and key not in wanted}
+    return {} if not gone and set(differs) <= set(TLS_VARS) else {**differs, **gone}
 
 
 def _runs_with(client: Client, name: str, wanted: dict[str, str]) -> bool:
@@ -318,13 +351,14 @@ def _credentials(platform: Platform, secrets: dict[str, str], login: str) -> dic
 def try_credentials(platform: Platform, client: Client, sets: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Try sets of credentials in a dyno on the platform's network; return what `blackstart.trial` says."""
     components = client.call("GET", "/platform")["components"]
+    stack = client.call("GET", "/apps/psmgr/config-vars")["STACK"]
     slug = next(str(each["slug"]) for each in components if each["app"] == "psmgr")
     order = {"ca": TRUST_CA, "sets": sets, "epoch": known_credentials(platform)["objects"]}
     program = Path(trial.__file__).read_text()
     mounts = ["--volume", f"{SLUGS}:/slugs:ro", "--volume", f"{TRUST}:{TRUST}:ro"]
     env = ["--env", f"BLACKSTART_SLUG={slug}", "--env", f"SSL_CERT_FILE={TRUST}/ca-bundle.pem"]
     argv = ["docker", "run", "--rm", "--interactive", "--pull", "never", "--network", platform.name, *mounts, *env]
-    argv += [platform.stacks.run.name, "tini", "-g", "--", DYNO, "start", f"exec python -c {shlex.quote(program)}"]
+    argv += [stack, "tini", "-g", "--", DYNO, "start", f"exec python -c {shlex.quote(program)}"]
     with connected(platform.managers[0]) as remote:
         said = remote.check(argv, stdin=json.dumps(order), seconds=TRIAL_SECONDS)
     answers: dict[str, Any] = json.loads(said.strip().splitlines()[-1])

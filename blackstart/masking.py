@@ -34,7 +34,7 @@ class Masker:
     @classmethod
     def of(cls, state: State) -> Masker:
         """Return the masker of every secret in the platform's state folder."""
-        known = [str(value) for value in state.read_json("secrets.json").values()]
+        known = [*state.kept_secrets().values(), *state.retired().values()]
         keys = [*sorted((state.folder / "ca").glob("*.key")), state.folder / "ssh" / "id_ed25519"]
         bodies = [
             line for path in keys if path.exists() for line in path.read_text().splitlines() if "-----" not in line

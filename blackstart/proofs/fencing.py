@@ -29,7 +29,7 @@ NAME = "fencing"
 def prove(run: Run) -> Proof:
     """Try what stage 0 knew and what is in use now against every store; look at the engine and at the epoch's marker."""
     platform = run.platform
-    kept, retired = platform.state.read_json(KEPT), platform.state.retired()
+    kept, retired = platform.state.read_hint(KEPT), platform.state.retired()
     if not kept or not retired:
         return Proof(
             NAME, holds=False, detail="the state folder knows no retired credentials: stage 0 was never fenced"
