@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from blackstart import observe
-from blackstart.deploys import run_deploy
+from blackstart.deploys import Deployed, run_deploy
 from blackstart.inventory import Host
 from blackstart.journal import Journal
 from blackstart.operations import Operation
@@ -32,10 +32,10 @@ class Run:
         """Return a function that shows a line of `step`."""
         return lambda text: self.progress.line(step, text)
 
-    def deploy(self, step: str, name: str, *, limit: str | None = None) -> None:
-        """Run a pyinfra deploy of this checkout on the inventory."""
+    def deploy(self, step: str, name: str, *, limit: str | None = None) -> Deployed:
+        """Run a pyinfra deploy of this checkout on the inventory, and write down what it does when, for the report."""
         keep = self._keeper(step)
-        run_deploy(self.inventory_argument, name, log=self.log(step), limit=limit, on_operation=keep)
+        return run_deploy(self.inventory_argument, name, log=self.log(step), limit=limit, on_operation=keep)
 
     def _keeper(self, step: str) -> Callable[[Operation], None]:
         """Return a function that writes down an operation, for the report; a full disk must not hold up the deploy."""

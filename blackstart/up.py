@@ -6,6 +6,7 @@ import concurrent.futures
 import time
 
 from blackstart import certificate, hold, observe
+from blackstart.bundle import gather
 from blackstart.client import wait_for
 from blackstart.deploys import run_deploy
 from blackstart.errors import BlackstartError, HostError, PlatformError, ProofError
@@ -282,11 +283,13 @@ def issue_certificate(run: Run) -> None:
     page = write_certificate(run.platform.state, issued)
     run.log("certificate")(f"the certificate is {page}")
     missing = [f"{item['name']}: {item['detail']}" for item in issued["items"] if not item["holds"]]
-    require(
-        issued["holds"],
+    if issued["holds"]:
+        return
+    logs = gather(run.platform, run.platform.inventory.hosts, log=run.log("certificate"))
+    raise ProofError(
         "stage 0 stays: it was not proven unneeded",
         why="; ".join(missing),
-        fix=f"look at {page} and at what `python3 bootstrap.py bundle` gathers; correct it and run `up` again",
+        fix=f"look at {page} and at the machines' logs in {logs}; correct it and run `up` again",
     )
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from blackstart import observe, rolling
 from blackstart.client import Client
-from blackstart.deploys import run_deploy
 from blackstart.errors import BlackstartError, ProofError
 from blackstart.graph import component_order
 from blackstart.rolling import Target
@@ -86,7 +85,7 @@ class Upgrade:
     def prepare_nodes(self, run: Run) -> None:
         """Run the nodes' deploy on one node after the other: what it changes may restart the node's engine."""
         for node in run.platform.inventory.nodes:
-            deployed = run_deploy(run.inventory_argument, "nodes_only", log=run.log("nodes"), limit=node.name)
+            deployed = run.deploy("nodes", "nodes_only", limit=node.name)
             if deployed.changed:
                 run.log("nodes")(f"{node.name}: {sum(deployed.changed.values())} changes")
                 wait_ready(run)

@@ -11,14 +11,18 @@ import io
 import json
 import os
 import re
+import shutil
+import ssl
 import subprocess
 import sys
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import boto3
 import httpx
 import pytest
+from botocore.config import Config
 
 from blackstart import observe
 from blackstart.client import Client, wait_for
@@ -386,6 +390,44 @@ def _kill_container(it, app: str) -> str:
     raise AssertionError(f"no container of {app}")
 
 
+def test_a_restart_replaces_the_dynos_it_names_and_no_request_fails(it):
+    it.deploy("again", FIXTURES / "flask")
+    it.client.call("PATCH", "/apps/again/formation", {"updates": [{"type": "web", "quantity": 3}]})
+    it.wait_dynos("again", 3)
+    before = _slots(it, "again")
+    with Load(it, "again") as load:
+        it.client.call("DELETE", "/apps/again/dynos/web.2")
+        after = _restarted(it, "again", before, {2})
+        it.client.call("POST", "/apps/again/dynos/web.1/actions/stop")
+        after = _restarted(it, "again", after, {1})
+        it.client.call("DELETE", "/apps/again/dynos")
+        _restarted(it, "again", after, {1, 2, 3})
+    assert set(load.answers) == {"200"}, load.answers
+    it.client.call("DELETE", "/apps/again")
+
+
+def _slots(it, app: str) -> dict[int, str]:
+    """Return the running container of each dyno of the app, by the dyno's number."""
+    format_ = "{{.Names}} {{.ID}}"
+    found = {}
+    for node in it.platform.inventory.nodes:
+        with connected(node) as remote:
+            lines = remote.check(["docker", "ps", "--filter", f"label=blackstart.app={app}", "--format", format_])
+        found |= {int(line.split()[0].split(".")[1]): line.split()[1] for line in lines.splitlines()}
+    return found
+
+
+def _restarted(it, app: str, before: dict[int, str], numbers: set[int]) -> dict[int, str]:
+    """Wait until exactly these dynos run in other containers than before, all are up; return what runs."""
+
+    def probe() -> dict[int, str] | None:
+        now = _slots(it, app)
+        changed = {number for number, container in now.items() if before.get(number) != container}
+        return now if len(now) == len(before) and changed == numbers and len(it.up_dynos(app)) == len(before) else None
+
+    return wait_for(probe, f"the restart of {sorted(numbers)}", seconds=120)
+
+
 def test_a_deleted_app_leaves_nothing(it):
     slug = it.client.call("GET", "/apps/shop/releases")[-1]["slug"]["id"]
     sha = it.client.call("GET", f"/apps/shop/slugs/{slug}")["checksum"]
@@ -546,6 +588,39 @@ def test_a_broken_app_is_rejected_with_a_reason(it, fixture):
     assert "1." in output
 
 
+def _greedy(folder: Path, work: str) -> bytes:
+    """Return the source of a Python app whose build runs `work`."""
+    (folder / "Procfile").write_text("web: true\n")
+    (folder / "requirements.txt").write_text("./greedy\n")
+    (folder / "greedy").mkdir()
+    (folder / "greedy" / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    (folder / "greedy" / "backend.py").write_text(f"def build_wheel(*a, **k):\n    {work}\n")
+    return folder_source(folder).data
+
+
+def test_a_build_over_its_memory_is_ended_and_says_so(it, tmp_path):
+    output = it.failed_build("bad-source", _greedy(tmp_path, "b'1' * (3 << 30)"))
+    assert "push rejected, failed to compile app" in output
+    assert "needed more memory than its limit" in output
+    assert "Ask the operator for more build memory." in output
+
+
+def test_a_build_over_its_time_is_ended_and_says_so(it, tmp_path):
+    """The limit is a config var of the process manager: lowered for this build, then as it was."""
+    it.client.call("PATCH", "/apps/psmgr/config-vars", {"BUILD_TIMEOUT": "20"})
+    _settled(it, "psmgr")
+    try:
+        output = it.failed_build("bad-source", _greedy(tmp_path, "__import__('time').sleep(600)"))
+    finally:
+        before = str(it.platform.inventory.hosts[0].settings.build_seconds)
+        it.client.call("PATCH", "/apps/psmgr/config-vars", {"BUILD_TIMEOUT": before})
+        _settled(it, "psmgr")
+    assert "push rejected, failed to compile app" in output
+    assert "Ask the operator for a longer build timeout." in output
+
+
 def test_someone_elses_app_is_not_found(it):
     it.client.call("POST", "/users", {"email": "bob@example.com"})
     made = it.client.call("POST", "/oauth/authorizations", {"description": "bob", "user": "bob@example.com"})
@@ -573,6 +648,58 @@ def test_an_occupied_subnet_is_refused_and_nothing_is_made(it):
         assert local_platform(other).leftovers() == ()
     finally:
         other.remove()
+
+
+def test_a_damaged_slug_fails_its_release_with_the_reason_and_the_old_one_serves(it, tmp_path):
+    it.deploy("damaged", FIXTURES / "static")
+    shutil.copytree(FIXTURES / "static", tmp_path / "other")
+    (tmp_path / "other" / "public" / "new.html").write_text("new")
+    source = folder_source(tmp_path / "other")
+    build = it.client.build("damaged", source, version="other", release=False)
+    slug = it.client.finished_build("damaged", build["id"], seconds=DEPLOY_SECONDS)["slug"]["id"]
+    sha256 = it.client.call("GET", f"/apps/damaged/slugs/{slug}")["checksum"].removeprefix("SHA256:")
+    key = f"slugs/{sha256}.squashfs"
+    data = _stored(it, "GET", key)
+    _stored(it, "PUT", key, data[:-1] + bytes([data[-1] ^ 1]))
+
+    failed = it.client.released("damaged", it.client.release_slug("damaged", slug)["version"], seconds=180)
+    assert failed["status"] == "failed"
+    assert "the object store holds other bytes than its sha256 promises: build the app again" in failed["failure"]
+    assert it.get("damaged").status_code == 200
+    assert it.get("damaged", "/new.html").status_code == 404
+    _stored(it, "PUT", key, data)
+    mended = it.client.released("damaged", it.client.release_slug("damaged", slug)["version"], seconds=180)
+    assert mended["status"] == "succeeded", mended
+    wait_for(lambda: it.get("damaged", "/new.html").status_code == 200 or None, "the mended release", seconds=30)
+    it.client.call("DELETE", "/apps/damaged")
+
+
+def _stored(it, method: str, key: str, data: bytes = b"") -> bytes:
+    """Get or put an object of the platform's store, with the platform's own credential, through a router."""
+    host, address = f"objects.{it.platform.domain}", it.platform.node_addresses[0]
+    secrets = it.platform.secrets
+    store = boto3.client(
+        "s3",
+        endpoint_url=f"https://{host}",
+        aws_access_key_id=secrets["objects_key"],
+        aws_secret_access_key=secrets["objects_secret"],
+        region_name="us-east-1",
+        config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
+    )
+    operation = {"GET": "get_object", "PUT": "put_object"}[method]
+    url = store.generate_presigned_url(operation, Params={"Bucket": it.platform.name, "Key": key})
+    store.close()
+    context = ssl.create_default_context(cafile=str(it.platform.state.ca_path))
+    with httpx.Client(verify=context, trust_env=False, timeout=60) as client:
+        answer = client.request(
+            method,
+            url.replace(f"//{host}/", f"//{address}/"),
+            content=data,
+            headers={"Host": host},
+            extensions={"sni_hostname": host},
+        )
+    assert answer.status_code == 200, answer.text
+    return answer.content
 
 
 # --- failures --------------------------------------------------------------------------------------------------------

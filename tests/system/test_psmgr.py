@@ -272,6 +272,7 @@ class Under:
             "PATH": os.environ["PATH"],
             "DEPLOY_TIMEOUT_S": "60",
             "BOOT_TIMEOUT_S": "20",
+            "FETCH_TIMEOUT_S": "10",
         }
         with self.transaction() as session:
             session.add(Platform(id=1, name=NAME, domain=f"{NAME}.internal", stage="self-hosted"))
@@ -575,6 +576,29 @@ def test_a_slug_that_vanished_from_a_node_comes_back(under: Under, shop: uuid.UU
 
     eventually(another, 60, "a dyno")
     eventually(lambda: under.routers.get("shop") == "hello", 20, "an answer")
+
+
+def test_a_full_slug_cache_is_named_and_other_nodes_take_the_dynos(under: Under, shop: uuid.UUID) -> None:
+    cache = "/var/lib/blackstart/slugs"
+    fill = f"mount -t tmpfs -o size=64k,mode=0700 full {cache} && cat /dev/zero > {cache}/fill 2> /dev/null || true"
+    nodes = under.machines.machines()
+    run(under.machines, 1, fill)
+    try:
+        version = under.release(shop, under.slug({"serve.py": SERVE + "# big\n"}), {"web": "exec python3 serve.py"})
+        assert under.ended(shop, version, 120) == "succeeded", under.row(shop, version).failure
+        eventually(lambda: under.ready("shop") == 1, 60, "one dyno")
+        assert under.routers.table["apps"]["shop"]["servers"][0]["address"] == nodes[0].address
+        run(under.machines, 0, fill)
+        version = under.release(shop, under.slug({"serve.py": SERVE + "# more\n"}), {"web": "exec python3 serve.py"})
+        assert under.ended(shop, version, 120) == "failed"
+        failure = str(under.row(shop, version).failure)
+        assert (
+            f"could not be fetched on {nodes[0].name}, {nodes[1].name}: the disk of the slug cache is full" in failure
+        )
+        assert under.routers.get("shop") == "hello"
+    finally:
+        for index in (0, 1):
+            run(under.machines, index, f"umount --lazy {cache} || true")
 
 
 def test_a_one_off_is_unprivileged_and_its_end_is_kept(under: Under, shop: uuid.UUID) -> None:

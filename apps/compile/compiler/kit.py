@@ -13,7 +13,7 @@ from pathlib import Path
 
 from compiler import output
 from compiler.errors import AppRefused
-from compiler.processes import out_of_memory, was_killed
+from compiler.processes import memory_kills, out_of_memory, was_killed
 
 TAIL = 60
 
@@ -88,8 +88,9 @@ def run(
 ) -> Ran:
     """Run a tool, printing its lines indented, and return how it ended with the last `keep` lines.
 
-    Raises AppRefused when it was killed, as it is when it needs too much memory.
+    Raises AppRefused when it, or what it started, was killed for its memory: a tool tells of a killed child in its own way.
     """
+    kills = memory_kills()
     child = subprocess.Popen(
         argv,
         cwd=cwd,
@@ -108,7 +109,7 @@ def run(
         lines.append(line)
         del lines[:-keep]
     code = child.wait()
-    if was_killed(code):
+    if was_killed(code) or (code != 0 and memory_kills() > kills):
         raise out_of_memory(f"`{' '.join(argv[:2])}`")
     return Ran(code, tuple(lines))
 

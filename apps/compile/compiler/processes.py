@@ -153,6 +153,15 @@ def memory_limit() -> int | None:
     return None
 
 
+def memory_kills() -> int:
+    """Return how many processes of this container the kernel killed for the memory limit; 0 where it does not say."""
+    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+        with contextlib.suppress(OSError, ValueError):
+            words = dict(line.split() for line in Path(path).read_text().splitlines())
+            return int(words.get("oom_kill", "0"))
+    return 0
+
+
 def kill_descendants() -> None:
     """Kill every process below this one, also those that detached themselves: in a program that adopts orphans."""
     if not _adopting:

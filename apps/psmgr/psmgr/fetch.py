@@ -18,10 +18,10 @@ from psmgr.settings import Settings
 
 log = logging.getLogger(__name__)
 
-JOB_S = 120.0
+JOB_GRACE_S = 20.0  # a job ends by itself before it is given up
 AT_ONCE = 2
 TRIES_BEFORE_SETTLED = 2
-LONG_TRY_S = 60.0
+LONG_TRY = 0.6  # of the time that a job has
 
 NO_SPACE = "curl ended with 23"  # it could not write what it got
 
@@ -126,18 +126,18 @@ class Fetcher:
         self.present[pair] = max(when, self.present.get(pair, 0.0))
 
     def _end(self, slug: str, service: Service, engine: Engine) -> None:
-        only = service.labels.get(spec.NODE)
+        only, age = service.labels.get(spec.NODE), time.time() - service.created
         targets = {node.id: node for node in self._ready if only in (None, node.id)}
         done = {task.node_id: task.since for task in service.tasks if task.phase == "complete"}
         failed = {task.node_id: task for task in service.tasks if task.phase == "failed" and task.node_id not in done}
         for node, since in done.items():
             self._saw((node, slug), since)
-        if not set(targets) <= set(done) | set(failed) and time.time() - service.created < JOB_S:
+        if not set(targets) <= set(done) | set(failed) and age < self._settings.fetch_timeout_s + JOB_GRACE_S:
             return
         late = [node.name for id_, node in targets.items() if id_ not in done]
         if late:
             # A job tries again by itself, so one that took long tried more than once.
-            long = time.time() - service.created > LONG_TRY_S
+            long = age > LONG_TRY * self._settings.fetch_timeout_s
             tries = self._tries.get(slug, (0, 0.0))[0] + (TRIES_BEFORE_SETTLED if long else 1)
             self._tries[slug] = (tries, time.monotonic() + delay(tries, cap=60.0))
             why = _reason(service, failed, engine)

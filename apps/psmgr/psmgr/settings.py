@@ -50,6 +50,7 @@ class Settings:
     builds_at_once: int = 2
     deploy_timeout_s: int = 180
     boot_timeout_s: int = 60
+    fetch_timeout_s: int = 100
     drain_s: int = 30
     ack_s: int = 10
     gc_s: int = 3600
@@ -97,6 +98,7 @@ def settings_from(env: Mapping[str, str] = os.environ) -> Settings:
         builds_at_once=_number(env, "BUILDS_AT_ONCE", 2),
         deploy_timeout_s=_number(env, "DEPLOY_TIMEOUT_S", 180),
         boot_timeout_s=_number(env, "BOOT_TIMEOUT_S", 60),
+        fetch_timeout_s=_number(env, "FETCH_TIMEOUT_S", 100),
         drain_s=_number(env, "DRAIN_S", 30),
         ack_s=_number(env, "ACK_S", 10),
         gc_s=_number(env, "GC_S", 3600),

@@ -28,7 +28,6 @@ NAME_LENGTH = 63  # an engine's service name is one DNS label
 # (SETUID, SETGID, SETPCAP), and, for tini as root, pass signals on to it (KILL).
 CAPABILITIES = ("CHOWN", "KILL", "SETGID", "SETPCAP", "SETUID")
 STOP_GRACE_S = 30
-FETCH_S = 100  # less than the time after which a fetch job is given up
 
 PLATFORM, KIND = "blackstart.platform", "blackstart.kind"
 APP, APP_ID, PROCESS, VERSION = "blackstart.app", "blackstart.app_id", "blackstart.process", "blackstart.version"
@@ -191,7 +190,12 @@ def fetch_spec(settings: Settings, *, slug: str, url: str, node_id: str | None) 
         labels={PLATFORM: settings.platform, KIND: "fetch", SLUG: slug} | ({} if node_id is None else {NODE: node_id}),
         image=settings.stack,
         command=(*ENTRY, "fetch"),
-        env=TRUST_ENV | {"BLACKSTART_SLUG": slug, "BLACKSTART_SLUG_URL": url, "BLACKSTART_FETCH_SECONDS": str(FETCH_S)},
+        env=TRUST_ENV
+        | {
+            "BLACKSTART_SLUG": slug,
+            "BLACKSTART_SLUG_URL": url,
+            "BLACKSTART_FETCH_SECONDS": str(settings.fetch_timeout_s),
+        },
         limits=Limits(256, 1.0, 64),
         mode="global-job",
         network=settings.platform if "." not in host and ":" not in host and host != "localhost" else None,
