@@ -26,6 +26,7 @@ from blackstart.ownership import check_machines
 from blackstart.platform import Platform
 from blackstart.programs import end_running
 from blackstart.progress import Progress, error
+from blackstart.proofs import blast_radius
 from blackstart.providers.options import (
     DEFAULT_NODES,
     DEFAULT_PLATFORM,
@@ -283,7 +284,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     """Print every proof; exit 0 only when all that were asked for hold."""
     run = _run(arguments)
     with run.platform.state.lock("verify"), reported(run, "verify") as ending:
-        proofs = run_proofs(arguments.chosen or tuple(PROVERS), run)
+        proofs = run_proofs(arguments.chosen or tuple(PROVERS), run, named=arguments.chosen or ())
         fails = [proof.name for proof in proofs if not proof.holds]
         ending.good = not fails
         ending.text = f"not every proof holds: {', '.join(fails)}" if fails else "every proof asked for holds"
@@ -292,6 +293,8 @@ def _verify(arguments: argparse.Namespace) -> int:
     else:
         for proof in proofs:
             print(f"{'holds' if proof.holds else 'FAILS'}  {proof.name:14} {proof.detail}")
+            if proof.name == blast_radius.NAME and proof.evidence:
+                blast_radius.print_matrix(proof.evidence)
         print(report_line(run.platform.state))
     return 1 if fails else 0
 

@@ -19,6 +19,7 @@ ACCEPT = "application/vnd.heroku+json; version=3"
 CALL_SECONDS = 30.0
 UPLOAD_SECONDS = 300.0
 STORE_SECONDS = 60.0
+SILENCE_SECONDS = 120.0
 POLL_SECONDS = 0.3
 
 T = TypeVar("T")
@@ -41,14 +42,21 @@ class Client:
     """Talks to the API at `endpoint` with a bearer token, trusting only the CA in `ca`.
 
     Presigned URLs under the same domain are sent to the same address, so no DNS is needed.
+    `seconds` is a call's deadline, `store_seconds` how long an object store that starts is waited for.
     """
 
-    def __init__(self, endpoint: Endpoint, *, token: str, ca: Path) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        token: str,
+        ca: Path,
+        seconds: float = CALL_SECONDS,
+        store_seconds: float = STORE_SECONDS,
+    ) -> None:
         self.endpoint = endpoint
-        self._token = token
-        self._http = httpx.Client(
-            verify=ssl.create_default_context(cafile=str(ca)), timeout=CALL_SECONDS, trust_env=False
-        )
+        self._token, self._store_seconds = token, store_seconds
+        self._http = httpx.Client(verify=ssl.create_default_context(cafile=str(ca)), timeout=seconds, trust_env=False)
 
     def close(self) -> None:
         """Close the connections."""
@@ -96,11 +104,11 @@ class Client:
 
     def put(self, presigned: str, data: bytes) -> None:
         """Store `data` at a presigned URL that the API gave out."""
-        wait_for(lambda: self._put(presigned, data), "an upload", seconds=STORE_SECONDS)
+        wait_for(lambda: self._put(presigned, data), "an upload", seconds=self._store_seconds)
 
     def get(self, presigned: str) -> bytes:
         """Return the bytes at a presigned URL that the API gave out."""
-        return wait_for(lambda: self._get(presigned), "a download", seconds=STORE_SECONDS)
+        return wait_for(lambda: self._get(presigned), "a download", seconds=self._store_seconds)
 
     def _get(self, presigned: str) -> bytes:
         url, headers, extensions = self._route(presigned)
@@ -151,14 +159,20 @@ class Client:
             raise refused("GET", "from the object store", response)
         return response.content
 
-    def output(self, build: dict[str, Any]) -> Iterator[str]:
-        """Yield the text of a build's output as it comes."""
+    def output(self, build: dict[str, Any], *, seconds: float = SILENCE_SECONDS) -> Iterator[str]:
+        """Yield the text of a build's output as it comes. Raises PlatformError after `seconds` without a byte."""
         parts = urlsplit(build["output_stream_url"])
         url = self.endpoint.url(f"{parts.path}?{parts.query}")
-        timeout = httpx.Timeout(CALL_SECONDS, read=120.0)
+        timeout = httpx.Timeout(CALL_SECONDS, read=seconds)
         sent, names = {"Host": self.endpoint.host}, {"sni_hostname": self.endpoint.host}
-        with self._http.stream("GET", url, headers=sent, extensions=names, timeout=timeout) as response:
-            yield from response.iter_text()
+        try:
+            with self._http.stream("GET", url, headers=sent, extensions=names, timeout=timeout) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    raise refused("GET", "a build's output", response)
+                yield from response.iter_text()
+        except httpx.HTTPError as error:
+            raise PlatformError("a build's output broke off", why=f"{type(error).__name__}: {error}") from error
 
     def finished_build(self, app: str, build_id: str, *, seconds: float) -> dict[str, Any]:
         """Return the build when it ended."""

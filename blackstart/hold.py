@@ -146,9 +146,9 @@ def held(platform: Platform, *, seconds: float = CONNECT_SECONDS) -> list[Servic
     return _on_manager(platform, lambda remote: services(remote, platform.name, LABEL), seconds=seconds)
 
 
-def release_all(platform: Platform) -> list[str]:
-    """Release everything that is held, whoever held it. Raises HostError when no manager of the engine answers."""
-    return _on_manager(platform, lambda remote: release(remote, platform.name))
+def release_all(platform: Platform, *, seconds: float = CONNECT_SECONDS) -> list[str]:
+    """Release everything that is held, whoever held it. Raises HostError when no manager can be reached within `seconds`."""
+    return _on_manager(platform, lambda remote: release(remote, platform.name), seconds=seconds)
 
 
 def _on_manager(platform: Platform, work: Callable[[Remote], T], *, seconds: float = CONNECT_SECONDS) -> T:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from blackstart.client import Client, Endpoint
+from blackstart.client import CALL_SECONDS, STORE_SECONDS, Client, Endpoint
 from blackstart.errors import BlackstartError, PlatformError, ProofError
 from blackstart.inventory import Host
 from blackstart.platform import Platform
@@ -23,9 +23,12 @@ def node_endpoint(platform: Platform, node: Host) -> Endpoint:
     return Endpoint(host=f"api.{platform.domain}", address=node.address)
 
 
-def node_client(platform: Platform, node: Host) -> Client:
-    """Return a client of the platform's API through the router of `node`."""
-    return Client(node_endpoint(platform, node), token=platform.secrets["api_token"], ca=platform.state.ca_path)
+def node_client(
+    platform: Platform, node: Host, *, seconds: float = CALL_SECONDS, store_seconds: float = STORE_SECONDS
+) -> Client:
+    """Return a client of the platform's API through the router of `node`, with the deadlines of `Client`."""
+    token, ca = platform.secrets["api_token"], platform.state.ca_path
+    return Client(node_endpoint(platform, node), token=token, ca=ca, seconds=seconds, store_seconds=store_seconds)
 
 
 def live_platform(platform: Platform) -> dict[str, Any] | None:

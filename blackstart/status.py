@@ -13,7 +13,6 @@ from blackstart.client import Client
 from blackstart.errors import BlackstartError
 from blackstart.platform import Platform
 from blackstart.remote import connected
-from blackstart.run import OPTIONS
 
 COLUMNS = ("component", "version", "slug", "dyno", "state", "node")
 TABLE_WIDTH = 110
@@ -51,8 +50,6 @@ def platform_status(platform: Platform) -> dict[str, Any]:
 
 def _held(platform: Platform) -> list[str]:
     """Return in words what is held. The engine is asked, for the API may be what is held."""
-    if not platform.state.read_json(OPTIONS).get("pivoted"):
-        return []
     try:
         found = hold.held(platform, seconds=LOOK_SECONDS)
     except BlackstartError:
