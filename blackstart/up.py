@@ -234,6 +234,7 @@ def _snapshot_before(run: Run) -> EngineSnapshot:
     kept = run.platform.state.read_json("before-pivot.json")
     if kept and (run.stage0 is None or observe.stage0_stage(run.stage0) != "stage-0"):
         return EngineSnapshot(**kept)
+    run.platform.state.forget("pivot.json")
     snapshot = observe.engine_snapshot(run.platform.inventory.nodes)
     run.platform.state.write_json("before-pivot.json", snapshot.__dict__)
     return snapshot
@@ -266,7 +267,8 @@ def is_pivoted(run: Run) -> bool:
 
 
 def cut_off(run: Run) -> None:
-    """Cut stage 0 off: every node's firewall refuses it."""
+    """Cut stage 0 off: every node's firewall refuses it. A certificate from before is of another platform."""
+    run.platform.state.forget(certificate.FILE)
     run.deploy("cut-off", "cutoff", limit="runtime")
 
 
