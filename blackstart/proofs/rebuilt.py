@@ -24,7 +24,7 @@ from blackstart.stacks import Stack, Stacks, StackSources, cached_stacks
 
 PREFIX = "rebuilt-stacks."
 SECONDS = 1800.0
-CHANGED = {"hostname": "another-host", "TZ": "Pacific/Chatham", "LANG": "C", "LC_ALL": "C", "umask": "022"}
+CHANGED = {"hostname": "another-host", "TZ": "Pacific/Chatham", "LANG": "C", "LC_ALL": "C"}
 
 
 @dataclass
