@@ -19,12 +19,14 @@ END_SECONDS = 60.0
 class Load:
     """Asks until the block ends, through each router, over one connection that is kept and over ever new ones.
 
-    `answers` counts status codes and, by name and message, what failed.
+    `answers` counts status codes and, by name and message, what failed. `pause` is between two requests of a connection.
     """
 
-    def __init__(self, platform: Platform, app: str, *, addresses: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, platform: Platform, app: str, *, addresses: tuple[str, ...] = (), pause: float = PAUSE_SECONDS
+    ) -> None:
         self.answers: Counter[str] = Counter()
-        self._stop = threading.Event()
+        self._stop, self._pause = threading.Event(), pause
         host = {"Host": f"{app}.{platform.domain}"}
         self._threads = [
             threading.Thread(target=self._ask, args=(f"http://{address}/", host, kept), daemon=True)
@@ -51,7 +53,7 @@ class Load:
     def _ask(self, url: str, headers: dict[str, str], kept: bool) -> None:
         limits = httpx.Limits(max_keepalive_connections=1 if kept else 0)
         with httpx.Client(headers=headers, timeout=REQUEST_SECONDS, trust_env=False, limits=limits) as client:
-            while not self._stop.wait(PAUSE_SECONDS):
+            while not self._stop.wait(self._pause):
                 try:
                     self.answers[str(client.get(url).status_code)] += 1
                 except httpx.HTTPError as error:

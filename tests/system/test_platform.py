@@ -24,7 +24,7 @@ import httpx
 import pytest
 from botocore.config import Config
 
-from blackstart import observe
+from blackstart import hold, observe
 from blackstart.client import Client, wait_for
 from blackstart.errors import PlatformError
 from blackstart.inventory import load_inventory
@@ -32,6 +32,9 @@ from blackstart.load import Load
 from blackstart.masking import MASK
 from blackstart.model import provenance
 from blackstart.platform import Platform
+from blackstart.proofs import kept
+from blackstart.proofs.blast_radius.comparison import declared_needs, problems
+from blackstart.proofs.blast_radius.matrix import rows_from
 from blackstart.providers.options import local_platform
 from blackstart.remote import connected
 from blackstart.sources import SourceTarball, checkout_root, folder_source, pack
@@ -700,6 +703,43 @@ def _stored(it, method: str, key: str, data: bytes = b"") -> bytes:
         )
     assert answer.status_code == 200, answer.text
     return answer.content
+
+
+# --- the blast radius ------------------------------------------------------------------------------------------------
+
+
+def test_a_component_that_a_killed_verify_left_held_is_shown_and_released(it):
+    with connected(it.platform.managers[0]) as manager:
+        hold.hold(manager, NAME, "objects")
+        # The process manager wrote down that no dyno of it runs: it made a pass, and left it alone.
+        wait_for(lambda: not _processes(it, "objects") or None, "psmgr to see it", seconds=60)
+        assert [(each.app, each.spec["Mode"]) for each in hold.held(it.platform)] == [
+            ("objects", {"Replicated": {"Replicas": 0}})
+        ]
+    status = it.bootstrap("status", "--platform", NAME, "--json")
+    assert status.returncode == 1
+    assert "objects is held (replicas=1): `verify` and `up` release it" in json.loads(status.stdout)["problems"]
+    assert it.bootstrap("verify", "--platform", NAME, "--graph").returncode == 0
+    assert hold.held(it.platform) == []
+    assert it.bootstrap("status", "--platform", NAME).returncode == 0
+
+
+def _processes(it, component: str) -> list[dict]:
+    components = it.client.call("GET", "/platform")["components"]
+    return next(each["processes"] for each in components if each["app"] == component)
+
+
+def test_what_stops_with_each_component_is_what_it_declares(it):
+    done = it.bootstrap("verify", "--platform", NAME, "--blast-radius", "--json", seconds=1500)
+    (proof,) = json.loads(done.stdout)["proofs"]
+    assert proof["holds"], f"{proof['detail']}\n{done.stderr}"
+    assert done.returncode == 0
+    assert it.bootstrap("status", "--platform", NAME).returncode == 0
+    rows = rows_from(it.platform.state.read_json(kept.FILE)["blast-radius"]["evidence"])
+    declared = declared_needs(checkout_root())
+    forgotten = tuple(need for need in declared["psmgr"] if need.on != "postgres")
+    (problem,) = problems({**declared, "psmgr": forgotten}, rows)
+    assert problem.startswith("psmgr does not declare that it needs postgres at run, but routes stops with it")
 
 
 # --- failures --------------------------------------------------------------------------------------------------------

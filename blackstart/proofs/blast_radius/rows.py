@@ -15,11 +15,11 @@ from blackstart import hold, observe
 from blackstart.client import Client, wait_for
 from blackstart.errors import BlackstartError, PlatformError
 from blackstart.inventory import Host
+from blackstart.load import Load
 from blackstart.proofs.blast_radius.matrix import TRAFFIC, Measured, Row
 from blackstart.proofs.blast_radius.probes import carry_out
 from blackstart.proofs.blast_radius.scene import LEAST_SECONDS, SLOWER, Scene, running_containers
 from blackstart.proofs.blast_radius.subjects import Subjects
-from blackstart.proofs.blast_radius.traffic import flowing
 from blackstart.remote import Remote
 from blackstart.run import Run
 
@@ -27,6 +27,7 @@ CONTROL_PLANE = ("api", "psmgr", "postgres", "bus", "objects")
 COMPILER = "compile"
 CALL_SECONDS = 10.0
 LOOK_SECONDS = 0.2
+PAUSE_SECONDS = 0.2
 STOPPED_SECONDS = 90.0
 UP_SECONDS = 180.0
 
@@ -74,10 +75,11 @@ def measured_row(stage: Stage, planned: Planned, number: int, patience: Mapping[
     put_url = client.call("POST", "/sources")["source_blob"]["put_url"]
     scene = Scene(stage.run.platform, stage.remotes, stage.subjects, number, entry, client, put_url, patience)
     row = Row(planned.stopped, scene.cells, planned.on.name if planned.on is not None else "")
-    host = f"{stage.subjects.steady}.{stage.run.platform.domain}"
+    addresses = tuple(node.address for node in routers)
+    load = Load(stage.run.platform, stage.subjects.steady, addresses=addresses, pause=PAUSE_SECONDS)
     began = time.monotonic()
     builds = builds_killed(stage.remotes) if COMPILER in planned.stopped else contextlib.nullcontext()
-    with contextlib.closing(scene), builds, flowing([node.address for node in routers], host) as traffic:
+    with contextlib.closing(scene), builds, load:
         try:
             _stop(stage, planned)
             stopped_after = time.monotonic() - began
@@ -87,12 +89,20 @@ def measured_row(stage: Stage, planned: Planned, number: int, patience: Mapping[
         finally:
             hold.release(stage.manager, stage.run.platform.name)
         wait_until_up(stage)
-        scene.cells[TRAFFIC] = traffic.measured()
+    scene.cells[TRAFFIC] = answered(load, time.monotonic() - began)
     stage.log(
         f"{row.title} stopped in {stopped_after:.0f} s, measured after {measured_after:.0f} s, all up again after "
         f"{time.monotonic() - began:.0f} s: {_summary(scene.cells)}"
     )
     return row
+
+
+def answered(load: Load, seconds: float) -> Measured:
+    """Return what became of the requests so far: traffic works when each was answered."""
+    failures = load.failures
+    text = f"{sum(load.answers.values())} requests, {sum(failures.values())} failed"
+    first = next(iter(failures), None)
+    return Measured(not failures and bool(load.answers), seconds, text if first is None else f"{text}: {first}")
 
 
 def _open_routers(nodes: Sequence[Host], planned: Planned) -> tuple[Host, tuple[Host, ...]]:
