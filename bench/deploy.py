@@ -102,9 +102,12 @@ def _docker(it: Platform, remote: Remote, version: str, source: Path, *, cached:
     change = ["update", "--image", image, "bench-peer"]
     common = ["docker", "service", *(change[:1] if exists else make[:1]), "--detach", "--no-resolve-image"]
     remote.check([*common, *(change[1:] if exists else [*make[1:], image])], seconds=SECONDS)
-    show = f"python3 -c 'import urllib.request as u; print(u.urlopen(\"http://127.0.0.1:{PORT}/\", timeout=2).read().decode())'"
-    wait = f"until {show} 2>/dev/null | grep -q '^{version} '; do :; done"
-    remote.check(["sh", "-c", wait], seconds=SECONDS)
+    # nodes have neither python3 nor curl
+    ask = (
+        f"exec 3<>/dev/tcp/{it.inventory.nodes[0].address}/{PORT} && printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3 && cat <&3"
+    )
+    wait = f"until timeout 2 bash -c \"{ask}\" 2>/dev/null | grep -q '^{version} '; do sleep 0.02; done"
+    remote.check(["bash", "-c", wait], seconds=SECONDS)
     return time.monotonic() - started
 
 
