@@ -398,7 +398,7 @@ def test_a_restart_replaces_the_dynos_it_names_and_no_request_fails(it):
     it.client.call("PATCH", "/apps/again/formation", {"updates": [{"type": "web", "quantity": 3}]})
     it.wait_dynos("again", 3)
     before = _slots(it, "again")
-    with Load(it, "again") as load:
+    with Load(it.platform, "again") as load:
         it.client.call("DELETE", "/apps/again/dynos/web.2")
         after = _restarted(it, "again", before, {2})
         it.client.call("POST", "/apps/again/dynos/web.1/actions/stop")
@@ -608,20 +608,6 @@ def test_a_build_over_its_memory_is_ended_and_says_so(it, tmp_path):
     assert "push rejected, failed to compile app" in output
     assert "needed more memory than its limit" in output
     assert "Ask the operator for more build memory." in output
-
-
-def test_a_build_over_its_time_is_ended_and_says_so(it, tmp_path):
-    """The limit is a config var of the process manager: lowered for this build, then as it was."""
-    it.client.call("PATCH", "/apps/psmgr/config-vars", {"BUILD_TIMEOUT": "20"})
-    _settled(it, "psmgr")
-    try:
-        output = it.failed_build("bad-source", _greedy(tmp_path, "__import__('time').sleep(600)"))
-    finally:
-        before = str(it.platform.inventory.hosts[0].settings.build_seconds)
-        it.client.call("PATCH", "/apps/psmgr/config-vars", {"BUILD_TIMEOUT": before})
-        _settled(it, "psmgr")
-    assert "push rejected, failed to compile app" in output
-    assert "Ask the operator for a longer build timeout." in output
 
 
 def test_someone_elses_app_is_not_found(it):
