@@ -118,6 +118,7 @@ def _retire(run: Run, client: Client) -> None:
     platform = run.platform
     if platform.state.epoch > 0:
         return
+    _check_database(platform)
     tried = try_credentials(platform, client, {"stage0": known_credentials(platform)})["sets"]["stage0"]
     broken = {store: answer for store, answer in tried.items() if answer["answer"] != "accepted"}
     if broken:
@@ -216,19 +217,35 @@ def _succeeded(client: Client, name: str) -> None:
 
 def add_login(platform: Platform) -> None:
     """Let the new role log in to the running database, beside the old one."""
-    node = platform.volume_nodes["postgres"]
+    app = 'for file in .profile.d/*.sh; do . "./$file"; done; exec bin/add-login "$1"'
+    with connected(platform.volume_nodes["postgres"]) as remote:
+        inside = _in_database(platform, remote)
+        argv = [*inside, "bash", "-c", app, "add-login", platform.database_login]
+        remote.check(argv, stdin=platform.secrets["database_password"] + "\n")
+
+
+def _check_database(platform: Platform) -> None:
+    """Refuse a database whose release is older than the fence, before anything is retired."""
+    with connected(platform.volume_nodes["postgres"]) as remote:
+        if remote.run([*_in_database(platform, remote), "test", "-x", "bin/add-login"]).code != 0:
+            raise ProofError(
+                "the database cannot be fenced; nothing was changed",
+                why="its release is older than bin/add-login",
+                fix="run `python3 bootstrap.py upgrade`, then `up` again",
+            )
+
+
+def _in_database(platform: Platform, remote: Remote) -> list[str]:
+    """Return the start of a command that runs in the database's dyno, as the user that runs the server."""
     labels = {"blackstart.platform": platform.name, "blackstart.app": "postgres", "blackstart.kind": "process"}
     filters = [word for key, value in labels.items() for word in ("--filter", f"label={key}={value}")]
-    app = 'for file in .profile.d/*.sh; do . "./$file"; done; exec bin/add-login "$1"'
-    into = ["docker", "exec", "--interactive", "--user", DYNO_USER, "--workdir", "/app", "--env", "HOME=/app"]
-    with connected(node) as remote:
-        running = remote.check(["docker", "ps", "--quiet", *filters]).split()
-        if len(running) != 1:
-            raise ProofError(
-                f"{len(running)} databases run on {node.name}", fix="look at `python3 bootstrap.py status`"
-            )
-        argv = [*into, running[0], "bash", "-c", app, "add-login", platform.database_login]
-        remote.check(argv, stdin=platform.secrets["database_password"] + "\n")
+    running = remote.check(["docker", "ps", "--quiet", *filters]).split()
+    if len(running) != 1:
+        raise ProofError(
+            f"{len(running)} databases run on {remote.host.name}", fix="look at `python3 bootstrap.py status`"
+        )
+    user = ["--user", DYNO_USER, "--workdir", "/app", "--env", "HOME=/app"]
+    return ["docker", "exec", "--interactive", *user, running[0]]
 
 
 # --- the operator's token ----------------------------------------------------------------------------------------------
