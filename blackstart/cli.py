@@ -118,7 +118,11 @@ def _parser() -> argparse.ArgumentParser:
         commands, "upgrade", "compile this checkout's components on the platform and replace them one by one", _upgrade
     )
     upgrade.add_argument(
-        "--only", action="append", default=[], metavar="NAME", help="only this component; may be given again"
+        "--only",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only this component, no stacks, no nodes; may be repeated",
     )
 
     verify = _command(commands, "verify", "carry out the proofs on the live platform; without a choice, all", _verify)
@@ -265,7 +269,7 @@ def _upgrade(arguments: argparse.Namespace) -> int:
     run = _run(arguments)
     platform, progress = run.platform, run.progress
     journal = Journal(platform.state.journal_path)
-    upgrade = Upgrade(checkout_root(), upgrade_order(checkout_root(), arguments.only))
+    upgrade = Upgrade(checkout_root(), upgrade_order(checkout_root(), arguments.only), whole=not arguments.only)
     with platform.state.lock("upgrade"), reported(run, "upgrade", components=upgrade.order) as ending:
         took = run_steps(upgrade.steps(), run, progress=progress, journal=journal)
         replaced = [step.name for step in took if step.name in upgrade.order and step.seconds]

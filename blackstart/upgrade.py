@@ -50,13 +50,14 @@ class Upgrade:
 
     root: Path
     order: list[str]
+    whole: bool = True
     prepared_nodes: bool = False
     _targets: dict[str, Target] = field(default_factory=dict)
 
     def steps(self) -> tuple[Step[Run], ...]:
-        """Return the steps, in order."""
-        before = (
-            Step("reachable", "Reach the nodes and the API", require_reachable, is_reachable),
+        """Return the steps, in order. One that is not of the whole checkout leaves stacks and nodes alone."""
+        reachable = Step("reachable", "Reach the nodes and the API", require_reachable, is_reachable)
+        machines = (
             Step("host", "Prepare this host", prepare_host, host_is_prepared),
             Step("stacks", "Build the stack images", build_stacks, stacks_are_built, needs=("host",)),
             Step(
@@ -66,11 +67,11 @@ class Upgrade:
                 self.nodes_are_prepared,
                 needs=("stacks",),
             ),
-            Step("build", "Compile the components on the platform", self.build, self.is_built, needs=("nodes",)),
         )
+        build = Step("build", "Compile the components on the platform", self.build, self.is_built, needs=("reachable",))
         rolls = tuple(self._roll_step(name) for name in self.order)
         last = Step("ready", "See every component up", wait_ready, is_ready, needs=tuple(step.name for step in rolls))
-        return (*before, *rolls, last)
+        return (reachable, *(machines if self.whole else ()), build, *rolls, last)
 
     def _roll_step(self, name: str) -> Step[Run]:
         title = f"Replace {name}, if it changed"

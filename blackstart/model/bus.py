@@ -11,6 +11,7 @@ from redis.retry import Retry
 EVENTS = "events"
 ROUTES = "routes"
 STREAM_SECONDS = 86_400
+ABLE_SECONDS = 10
 TRUST = "/etc/blackstart/trust/ca.pem"
 
 
@@ -22,6 +23,14 @@ def build_stream(build_id: object) -> str:
 def router_key(node: str) -> str:
     """Return the key in which the router of `node` says what it has applied."""
     return f"router:{node}"
+
+
+def able_key(task: str) -> str:
+    """Return the key in which a dyno whose process `proves` says that it does its work, for ABLE_SECONDS.
+
+    The process manager of the release before reads it: another name, and no upgrade would ever succeed (tried).
+    """
+    return f"psmgr:{task}"
 
 
 def connect(url: str, ca: str = TRUST) -> redis.Redis:

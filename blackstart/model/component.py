@@ -42,6 +42,8 @@ class Process(_Strict):
     strategy: Literal["rolling", "recreate"] = "rolling"
     managers: bool = False
     engine_socket: bool = False
+    check: str | None = Field(default=None, pattern=r"^(tcp:[0-9]{1,5}|https?:[0-9]{1,5}/[A-Za-z0-9/_.-]*)$")
+    proves: bool = False
     publish: tuple[Published, ...] = ()
     mounts: tuple[Literal["/var/lib/blackstart/router"], ...] = ()
     stack: Literal["run", "build"] = "run"

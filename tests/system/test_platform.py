@@ -39,6 +39,7 @@ from blackstart.providers.options import local_platform
 from blackstart.remote import connected
 from blackstart.sources import SourceTarball, checkout_root, folder_source, pack
 from blackstart.state import State
+from tests.system.upgrades import BROKEN, checkout_copy
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(2400)]  # the first test waits for `up`
 
@@ -48,6 +49,7 @@ UP_SECONDS = 1500
 COMPONENTS = ["api", "bus", "compile", "objects", "postgres", "psmgr", "router"]
 FIXTURES = checkout_root() / "tests" / "fixtures"
 DEPLOY_SECONDS = 300
+IMPATIENT_SECONDS = 40
 
 
 @dataclass
@@ -726,6 +728,76 @@ def test_what_stops_with_each_component_is_what_it_declares(it):
     forgotten = tuple(need for need in declared["psmgr"] if need.on != "postgres")
     (problem,) = problems({**declared, "psmgr": forgotten}, rows)
     assert problem.startswith("psmgr does not declare that it needs postgres at run, but routes stops with it")
+
+
+# --- upgrade ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def impatient(it):
+    """A platform that gives a release up after a short time, so that these tests need not wait for the usual three minutes."""
+    it.client.call("PATCH", "/apps/psmgr/config-vars", {"DEPLOY_TIMEOUT_S": str(IMPATIENT_SECONDS)})
+    _settled(it, "psmgr")
+    yield it
+    it.client.call("PATCH", "/apps/psmgr/config-vars", {"DEPLOY_TIMEOUT_S": None})
+    _settled(it, "psmgr")
+
+
+def _upgrade(it, root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `upgrade` of another checkout."""
+    argv = [sys.executable, "-m", "blackstart", "upgrade", "--platform", NAME, "--json", *arguments]
+    return subprocess.run(argv, cwd=root, env=it.environment, capture_output=True, text=True, timeout=600)
+
+
+def _running(it, component: str) -> dict:
+    """Return what a component runs."""
+
+    def asked() -> dict:
+        return next(one for one in it.client.call("GET", "/platform")["components"] if one["app"] == component)
+
+    return wait_for(asked, f"what runs of {component}", seconds=60)
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.name)
+def test_an_upgrade_to_a_broken_component_leaves_the_old_one_and_no_request_fails(impatient, tmp_path, broken):
+    it = impatient
+    before = _running(it, broken.component)
+    broken.breaks(checkout_copy(tmp_path / "checkout"))
+    with Load(it.platform, "steady") as load:
+        done = _upgrade(it, tmp_path / "checkout", "--only", broken.component)
+        after = _running(it, broken.component)
+    assert done.returncode == 1, done.stderr
+    assert f"the component {broken.component} was not upgraded" in done.stderr
+    assert broken.why in done.stderr
+    assert after["slug"] == before["slug"]
+    assert all(process["state"] == "up" for process in after["processes"]), after
+    assert len(after["processes"]) == len(before["processes"])
+    assert set(load.answers) == {"200"}, load.answers
+
+
+def test_an_upgrade_whose_build_fails_replaces_nothing(it, tmp_path):
+    root = checkout_copy(tmp_path / "checkout")
+    (root / "apps" / "bus" / "Procfile").unlink()
+    before = [_running(it, name)["version"] for name in COMPONENTS]
+    done = _upgrade(it, root, "--only", "bus", "--only", "api")
+    assert done.returncode == 1
+    assert "the component bus could not be built; nothing was replaced" in done.stderr
+    assert [_running(it, name)["version"] for name in COMPONENTS] == before
+
+
+def test_a_good_upgrade_replaces_every_component_and_no_request_fails(it, tmp_path):
+    root = checkout_copy(tmp_path / "checkout")
+    for name in COMPONENTS:
+        (root / "apps" / name / "HARMLESS").write_text(f"{tmp_path.name}\n")
+    before = {name: _running(it, name)["version"] for name in COMPONENTS}
+    with Load(it.platform, "steady") as load:
+        done = _upgrade(it, root)
+    assert done.returncode == 0, done.stderr
+    assert sorted(json.loads(done.stdout)["replaced"]) == COMPONENTS
+    assert all(_running(it, name)["version"] > before[name] for name in COMPONENTS)
+    assert set(load.answers) == {"200"}, load.answers
+    again = _upgrade(it, root)
+    assert json.loads(again.stdout)["replaced"] == [], again.stderr
 
 
 # --- failures --------------------------------------------------------------------------------------------------------

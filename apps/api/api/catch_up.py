@@ -21,15 +21,23 @@ AGAIN_SECONDS = 5.0
 CONNECT_SECONDS = 3
 
 
-class MigrationFailed(Exception):
-    """The database refused the migration, and is as it was."""
+REFUSALS = ("password authentication failed", "pg_hba.conf", "does not exist", "is not permitted to log in")
+"""What the database says to one that it will never let in: no outage, but a wrong config var (libpq gives no code)."""
+
+
+class StartRefused(Exception):
+    """This API must not start: the database refused the migration (and is as it was), or does not let it in."""
 
 
 def catch_up(settings: Settings) -> None:
-    """Migrate where it is due. An absent database is waited for beside serving. Raises MigrationFailed."""
+    """Migrate where it is due. An absent database is waited for beside serving; one that refuses us ends the dyno, so that
+    an upgrade with a wrong credential is given up and the old release goes on (tried the other way). Raises StartRefused.
+    """
     try:
         _migrate_if_due(settings)
     except OperationalError as error:
+        if any(words in str(error.orig) for words in REFUSALS):
+            raise StartRefused("the database does not let us in: check DATABASE_URL") from error
         say("schema_unknown", why=reason(error))
         threading.Thread(target=_keep_trying, args=(settings,), name="catch-up", daemon=True).start()
 
@@ -39,7 +47,7 @@ def _keep_trying(settings: Settings) -> None:
     while not again.wait(AGAIN_SECONDS):
         try:
             _migrate_if_due(settings)
-        except (OperationalError, MigrationFailed) as error:
+        except (OperationalError, StartRefused) as error:
             say("schema_not_moved", why=str(error).splitlines()[0])
         else:
             return
@@ -53,7 +61,7 @@ def _migrate_if_due(settings: Settings) -> None:
     try:
         migrate(settings.database_url)
     except DBAPIError as error:
-        raise MigrationFailed(f"the schema stays {found}: {str(error.orig).strip().splitlines()[0]}") from error
+        raise StartRefused(f"the schema stays {found}: {str(error.orig).strip().splitlines()[0]}") from error
 
 
 def _found(settings: Settings) -> str | None:

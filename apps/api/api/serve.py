@@ -12,7 +12,7 @@ from typing import Any
 
 import uvicorn
 
-from api.catch_up import MigrationFailed, catch_up
+from api.catch_up import StartRefused, catch_up
 from api.log import say
 from api.main import create_app
 from api.settings import SettingsRefused, read_settings
@@ -36,7 +36,7 @@ def main(env: Mapping[str, str]) -> int:
     except SettingsRefused as error:
         print(f"api cannot start: {error}", file=sys.stderr)
         return 2
-    except MigrationFailed as error:
+    except StartRefused as error:
         print(f"api cannot start: {error}", file=sys.stderr)
         return 3
     return 0

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from alembic import command
-from api.catch_up import MigrationFailed, catch_up
+from api.catch_up import StartRefused, catch_up
 from api.schema import HEAD, alembic_config
-from sqlalchemy import create_engine, pool, text
+from sqlalchemy import create_engine, make_url, pool, text
 
 PLATFORM = (
     "INSERT INTO platform (id, name, domain, stage, epoch, settings) VALUES (1, 'p', 'p.internal', :stage, 0, '{}')"
@@ -61,6 +61,16 @@ def test_a_migration_that_fails_changes_nothing(older: Callable[[str], str], wit
     url = older("self-hosted")
     with create_engine(url, poolclass=pool.NullPool).begin() as connection:
         connection.execute(text("ALTER TABLE builds ADD COLUMN releases integer"))
-    with pytest.raises(MigrationFailed, match="the schema stays 0001"):
+    with pytest.raises(StartRefused, match="the schema stays 0001"):
         catch_up(with_settings(database_url=url, role="app"))
     assert revision(url) == "0001"
+
+
+def test_an_api_that_the_database_refuses_does_not_start(empty_database: str, with_settings: Any) -> None:
+    wrong = make_url(empty_database).set(username="nobody_knows", password="x")
+    with pytest.raises(StartRefused, match="check DATABASE_URL"):
+        catch_up(with_settings(database_url=wrong.render_as_string(hide_password=False), role="app"))
+
+
+def test_an_absent_database_is_no_reason_not_to_start(with_settings: Any) -> None:
+    catch_up(with_settings(database_url="postgresql+psycopg://a:b@127.0.0.1:1/platform", role="app"))

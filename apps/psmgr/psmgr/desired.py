@@ -172,7 +172,7 @@ def _process(component: Component | None, formation: Formation, command: str) ->
         routed=routed,
         everywhere=own is not None and own.mode == "global",
         managers=own is not None and own.managers,
-        proves=own is not None and own.engine_socket,
+        proves=own is not None and (own.proves or own.engine_socket),
     )
 
 

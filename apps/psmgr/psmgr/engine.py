@@ -64,6 +64,8 @@ class ServiceSpec:
 
     `replaceable`: it is changed in place by `Engine.replace`, the old dyno stopped before the new one starts; where the
     new one fails soon, the engine goes back by itself.
+    `check` is a command that the engine runs inside of the dyno: until it succeeds the dyno is starting, not running; when it
+    does not within a minute, or fails later for half a minute, the dyno has failed.
     `network` is None (the node's own bridge), `host`, or the name of a network over all nodes, where `alias` names it.
     """
 
@@ -85,6 +87,7 @@ class ServiceSpec:
     restart_delay_s: int | None = None
     stop_grace_s: int = 30
     replaceable: bool = False
+    check: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ class Task:
 class Service:
     """A service that exists. `replicas` is None where it runs once on every node.
 
-    `went_back`: the engine undid the last replacement, because the new dyno failed.
+    `went_back`: the engine undid the last replacement, because the new dyno failed. `in_change`: it still looks whether it must.
     """
 
     id: str
@@ -135,6 +138,7 @@ class Service:
     created: float
     tasks: tuple[Task, ...] = ()
     went_back: bool = False
+    in_change: bool = False
 
 
 class Engine(Protocol):

@@ -7,6 +7,7 @@ connection: a deposed leader cannot write any more. Before each write to the eng
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from types import TracebackType
 
@@ -28,6 +29,14 @@ SERVER_SIDE = (
     "-c tcp_keepalives_idle=4 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3 -c tcp_user_timeout=10000"
     " -c statement_timeout=15000 -c lock_timeout=10000 -c idle_in_transaction_session_timeout=60000"
 )
+
+
+DEPOSE_S, DEPOSE_PAUSE_S = 10.0, 0.05
+DEPOSE = """
+SELECT pg_terminate_backend(pid) FROM pg_locks
+WHERE locktype = 'advisory' AND classid::bigint = :high AND objid::bigint = :low AND objsubid = 1 AND granted
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND pid <> pg_backend_pid()
+"""
 
 
 class LeadershipLost(Exception):
@@ -58,6 +67,15 @@ class Leader:
         if not self.leads:
             self.leads = bool(self._connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": LOCK}))
             self._connection.commit()
+        return self.leads
+
+    def depose(self) -> bool:
+        """Take the lead from whoever has it: end its connection, and with it all that it could still write."""
+        deadline = time.monotonic() + DEPOSE_S
+        while not self.acquire() and time.monotonic() < deadline:
+            self._connection.execute(text(DEPOSE), {"high": LOCK >> 32, "low": LOCK & 0xFFFFFFFF})
+            self._connection.commit()
+            time.sleep(DEPOSE_PAUSE_S)
         return self.leads
 
     def release(self) -> None:

@@ -15,7 +15,7 @@ from blackstart.model.secrets import Sealer
 from blackstart.model.tables import Release, now
 from psmgr import deletions, health, observe, routes, spec
 from psmgr.builds import Builds
-from psmgr.desired import Desired, WantedApp, read_desired
+from psmgr.desired import Desired, WantedApp, WantedRelease, read_desired
 from psmgr.engine import Engine, NameTaken, Node, Service, ServiceSpec
 from psmgr.fenced import FencedEngine
 from psmgr.fetch import Fetcher, sweep
@@ -41,6 +41,7 @@ from psmgr.restarts import Restarts
 from psmgr.settings import Settings
 from psmgr.store import Store
 from psmgr.table import RouteBoard
+from psmgr.trial import NOT_TAKEN, Trial
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,13 @@ class Reconciler:
     """What a leader does, and what it remembers from pass to pass. All of it can be lost."""
 
     def __init__(
-        self, settings: Settings, engine: Engine, client: redis.Redis, store: Store, stopping: Callable[[], bool]
+        self,
+        settings: Settings,
+        engine: Engine,
+        client: redis.Redis,
+        store: Store,
+        stopping: Callable[[], bool],
+        trial: Trial | None = None,
     ) -> None:
         self._settings, self._raw_engine, self._bus, self._store = settings, engine, client, store
         self._stopping = stopping
@@ -74,6 +81,8 @@ class Reconciler:
         self._sweep_wish: int | None = None
         self._told_broken: dict[str, str] = {}
         self._moved = self._draining = False
+        self.trial = Trial() if trial is None else trial
+        self.trial.leads()
 
     def close(self) -> None:
         """Let go of what runs in the background."""
@@ -91,6 +100,7 @@ class Reconciler:
         found = engine.services(self._settings.platform)
         with leader.session() as session:
             services = self._ports.complete(found, session)
+        self.trial.look(self._settings.task_id, services)
         self._fetcher.observe(services, nodes, engine)
         self._board.read(nodes)
         healthy = self._probe(services, nodes, desired)
@@ -117,6 +127,7 @@ class Reconciler:
         self._restarts.step(desired, services, facts, routes.ready_ids(self._board.table), engine)
         self._write_down(desired, by_app, facts, leader)
         self._look_after_nodes(desired, services, engine, leader)
+        self.trial.passed()
         if self._moved:
             return MOVING_S
         return BUSY_S if self._waits(desired, services) else IDLE_S
@@ -220,11 +231,16 @@ class Reconciler:
             release = rolling.get(service.labels.get(spec.APP_ID, ""))
             if release is not None and any(process.proves for process in release.processes):
                 asked.extend(task.id for task in service.tasks if task.phase == "running")
-        return self._board.proven(asked)
+        proven = self._board.proven(asked)
+        own = self._settings.task_id
+        return proven if own is None else proven | {own}  # who leads need not say that it could
 
     def _app(
         self, app: WantedApp, by_app: dict[str, list[Service]], facts: Facts, engine: Engine, leader: Leader
     ) -> None:
+        if app.rolling is not None and self.trial.failed(app.rolling.id):
+            self._do(app, Fail(app.rolling.id, app.rolling.version, NOT_TAKEN), engine, leader)
+            return
         for action in plan_app(app, by_app.get(str(app.id), ()), facts):
             if self._stopping():
                 return
@@ -252,13 +268,22 @@ class Reconciler:
                 engine.remove(service.id)
                 self._moved = True
             case Succeed(release):
-                self._end_release(app, release.id, "succeeded", None, leader)
-                log.info("release app=%s v%d succeeded", app.name, release.version)
+                self._succeed(app, release, leader)
             case Fail(release_id, version, reason):
                 self._end_release(app, release_id, "failed", reason, leader)
                 log.warning("release app=%s v%d failed: %s", app.name, version, reason)
             case Forget(app_id):
                 self._forget(app, app_id, leader)
+
+    def _succeed(self, app: WantedApp, release: WantedRelease, leader: Leader) -> None:
+        match self.trial.verdict(app.id, release):
+            case "good":
+                self._end_release(app, release.id, "succeeded", None, leader)
+                log.info("release app=%s v%d succeeded", app.name, release.version)
+            case "hand over":
+                log.info("handing over to app=%s v%d, on trial", app.name, release.version)
+            case "not yet":
+                pass
 
     def _fetch(self, slug: str, engine: Engine) -> None:
         self._moved |= self._fetcher.start(slug, engine)

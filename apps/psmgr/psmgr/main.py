@@ -15,8 +15,9 @@ import time
 import redis
 from sqlalchemy.exc import SQLAlchemyError
 
-from blackstart.model.bus import connect
+from blackstart.model.bus import ABLE_SECONDS, able_key, connect
 from blackstart.model.epoch import EpochWatch
+from blackstart.model.tables import Release
 from psmgr.backoff import delay
 from psmgr.desired import read_stage
 from psmgr.engine import EngineError
@@ -25,7 +26,7 @@ from psmgr.loop import Reconciler
 from psmgr.settings import SettingRefused, Settings, settings_from
 from psmgr.store import Store
 from psmgr.swarm import Swarm
-from psmgr.table import ABLE_S, able_key
+from psmgr.trial import Trial
 from psmgr.wake import Wake, listen
 
 log = logging.getLogger("psmgr")
@@ -41,6 +42,7 @@ class Psmgr:
         self._engine = Swarm(settings.docker_host)
         self._store = Store(settings)
         self._epochs = EpochWatch(settings.node_addresses, settings.domain, settings.ca)
+        self._trial = Trial()
         self._failures = 0
         self._told = self._unable = ""
 
@@ -68,6 +70,8 @@ class Psmgr:
                 leader.release()
                 self._tell(f"standing by: the platform's stage is {stage}, this one is for {self._settings.stage}")
                 self._wake.wait(STANDBY_S)
+            elif self._trial.handed_to is not None:
+                self._on_trial(leader, stage)
             elif not leader.acquire():
                 self._failures = 0
                 self._tell("standing by: another process manager leads")
@@ -80,7 +84,12 @@ class Psmgr:
     def _lead(self, leader: Leader, stage: str) -> None:
         self._tell("leading")
         reconciler = Reconciler(
-            self._settings, self._engine, self._bus, self._store, stopping=self._wake.stopping.is_set
+            self._settings,
+            self._engine,
+            self._bus,
+            self._store,
+            stopping=self._wake.stopping.is_set,
+            trial=self._trial,
         )
         try:
             while not self._wake.stopping.is_set():
@@ -93,9 +102,28 @@ class Psmgr:
                 except EngineError as error:
                     self._failed("engine", error)
                     continue
+                if self._trial.handing_over:
+                    leader.release()
+                    return
                 self._wake.wait(pause)
         finally:
             reconciler.close()
+
+    def _on_trial(self, leader: Leader, stage: str) -> None:
+        """Stand by while our successor leads on trial; lead again when its time is over and its release still pending."""
+        self._tell("standing by: the new release leads on trial")
+        with leader.session() as session:
+            release = session.get(Release, self._trial.handed_to)
+            pending = release is not None and release.status == "pending"
+        if not pending:
+            self._trial.forget()
+        elif self._trial.over and leader.depose():
+            log.warning("the new release did not lead: leading again")
+            self._lead(leader, stage)
+            self._trial.forget()
+        else:
+            self._say_able()
+            self._wake.wait(STANDBY_S)
 
     def _say_able(self) -> None:
         """Say on the bus that this one could lead: the leader hands over to a new release only when it says so."""
@@ -103,7 +131,7 @@ class Psmgr:
             return
         try:
             self._engine.services(self._settings.platform)
-            self._bus.set(able_key(self._settings.task_id), "able", ex=ABLE_S)
+            self._bus.set(able_key(self._settings.task_id), "able", ex=ABLE_SECONDS)
         except (EngineError, redis.RedisError) as error:
             why = str(error).splitlines()[0]
             if why != self._unable:

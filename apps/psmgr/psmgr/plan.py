@@ -15,6 +15,7 @@ from psmgr.desired import WantedApp, WantedProcess, WantedRelease
 from psmgr.engine import Node, Service, Task
 
 RUNS_HEALTHY_S = 2.0
+PROVES_S = 10.0
 CRASHES = 3
 SLUG_DAMAGED = 45
 SLUG_EXITS = (44, SLUG_DAMAGED)
@@ -101,7 +102,7 @@ class Facts:
 
     `present`: pairs (node id, slug). `settled`: slugs whose fetch was tried on every ready node and is on some.
     `healthy`: task ids that answered. `drained`: service ids that get no requests. `overdue`: releases (ids)
-    over their deadline. `proven`: task ids of process managers that could lead (None: not known, not asked for).
+    over their deadline. `proven`: task ids of dynos that say that they do their work (None: not known, not asked for).
     `obstacles`: slug to the reason why it cannot be fetched. `damaged`: releases (ids) whose slug the object store
     does not hold as it was made; no wait helps them.
     """
@@ -242,6 +243,8 @@ def _obstacle(release: WantedRelease, services: list[Service], facts: Facts) -> 
         if not _process_healthy(process, service, facts):
             waiting = [task for task in service.tasks if task.wanted and task.id not in facts.healthy]
             told = next((task.message for task in waiting if task.phase != "running" and task.message), "")
+            if process.proves and not told and facts.proven is not None and waiting:
+                return f"{process.type} runs, but does not say that it does its work"
             port = f" does not listen on $PORT ({spec.WEB_PORT})" if process.routed else " does not stay up"
             return f"{process.type}{port if not told else f' is not up: {told}'}"
     return "it took too long"
@@ -259,7 +262,9 @@ def _process_healthy(process: WantedProcess, service: Service, facts: Facts) -> 
     own = (task for task in service.tasks if task.wanted and _is_of(task, version_of(service)))
     healthy = [task for task in own if is_up(task, process.routed, facts)]
     if process.proves and facts.proven is not None:
-        healthy = [task for task in healthy if task.id in facts.proven]
+        healthy = [task for task in healthy if task.id in facts.proven and facts.now - task.since >= PROVES_S]
+    if process.recreate and service.in_change:
+        return False
     if not process.everywhere:
         return len({task.slot for task in healthy}) >= process.quantity and service.replicas == process.quantity
     nodes = {node.id for node in facts.ready if not process.managers or node.role == "manager"}

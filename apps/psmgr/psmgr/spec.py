@@ -21,7 +21,7 @@ TRUST_DIR = "/etc/blackstart/trust"
 BUNDLE = f"{TRUST_DIR}/ca-bundle.pem"
 ENGINE_SOCKET = "/var/run/docker.sock"
 WEB_PORT = 5000
-TASK_ID = "TASK_ID"  # a process manager says under this id that it could lead
+TASK_ID = "TASK_ID"  # a process that proves says under this id that it does its work
 NAME_LENGTH = 63  # an engine's service name is one DNS label
 
 # What the dyno's init needs until it drops them all: give files away (CHOWN), become the unprivileged user
@@ -103,7 +103,7 @@ def process_spec(
     routed = is_routed(component, process_type)
     mode: Mode = "global" if global_ else "replicated"
     own = {"PORT": str(WEB_PORT)} if routed else {}
-    if process.engine_socket:
+    if process.proves or process.engine_socket:
         own[TASK_ID] = "{{.Task.ID}}"
     return ServiceSpec(
         name=service_name(settings.platform, app, process_type, version),
@@ -122,7 +122,19 @@ def process_spec(
         capabilities=CAPABILITIES,
         restart_delay_s=2 if component is None else 1,
         replaceable=process.strategy == "recreate",
+        check=check_command(process.check),
     )
+
+
+def check_command(check: str | None) -> tuple[str, ...]:
+    """Return what asks a dyno from inside whether it is healthy: `tcp:5432`, or `https:5000/health` with its own certificate."""
+    if check is None:
+        return ()
+    kind, _, where = check.partition(":")
+    if kind == "tcp":
+        return ("bash", "-c", f": </dev/tcp/127.0.0.1/{where}")
+    ask = ("curl", "--silent", "--fail", "--insecure", "--max-time", "8", "--output", "/dev/null")
+    return (*ask, f"{kind}://127.0.0.1:{where}")
 
 
 def one_off_spec(

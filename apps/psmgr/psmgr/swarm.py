@@ -43,6 +43,14 @@ PHASES: dict[str, TaskPhase] = {
 }
 WANTED = ("running", "complete", "ready", "accepted")
 MONITOR_S = 10  # a replaced dyno that fails within it is replaced back
+# Asked every second until it succeeds once. Failures count after a minute; three in a row and the dyno has failed.
+CHECK = {
+    "StartPeriod": 60 * 10**9,
+    "StartInterval": 10**9,
+    "Interval": 10 * 10**9,
+    "Timeout": 10 * 10**9,
+    "Retries": 3,
+}
 EVENT_TYPES = ["service", "node"]
 
 # A cordoned node gets no dyno. Swarm's own "drain" and "pause" would also keep it from joining a container to the
@@ -197,6 +205,8 @@ def service_body(spec: ServiceSpec) -> dict[str, Any]:
         "CapabilityAdd": [f"CAP_{name}" for name in spec.capabilities],
         "Init": False,
     }
+    if spec.check:
+        container["Healthcheck"] = {"Test": ["CMD", *spec.check], **CHECK}
     if spec.hosts:
         container["Hosts"] = list(spec.hosts)
     template: dict[str, Any] = {
@@ -275,6 +285,7 @@ def node_from(raw: Mapping[str, Any]) -> Node:
 def service_from(raw: Mapping[str, Any], tasks: list[Task]) -> Service:
     """Return the service in Swarm's JSON with `tasks`."""
     mode, replicas = _read_mode(raw["Spec"]["Mode"])
+    change = (raw.get("UpdateStatus") or {}).get("State", "")
     name = raw["Spec"]["Name"]
     tasks = [replace(task, container=container_name(name, task)) for task in tasks]
     return Service(
@@ -284,7 +295,8 @@ def service_from(raw: Mapping[str, Any], tasks: list[Task]) -> Service:
         mode=mode,
         replicas=replicas,
         created=unix_time(raw["CreatedAt"]),
-        went_back=(raw.get("UpdateStatus") or {}).get("State", "").startswith("rollback"),
+        went_back=change.startswith("rollback"),
+        in_change=change in ("updating", "rollback_started"),
         tasks=tuple(sorted(tasks, key=lambda task: (task.slot, task.since, task.id))),
     )
 

@@ -16,12 +16,6 @@ from psmgr.desired import WantedApp
 from psmgr.engine import Node, Service
 
 log = logging.getLogger(__name__)
-ABLE_S = 10
-
-
-def able_key(task: str) -> str:
-    """Return the key under which a process manager that stands by says that it could lead."""
-    return f"psmgr:{task}"
 
 
 class RouteBoard:
@@ -91,12 +85,12 @@ class RouteBoard:
         return True
 
     def proven(self, tasks: Iterable[str]) -> frozenset[str]:
-        """Return which of these process managers said that they could lead."""
+        """Return which of these dynos said that they do their work."""
         ids = list(tasks)
         if not ids:
             return frozenset()
         try:
-            values: Any = self._bus.mget([able_key(id_) for id_ in ids])
+            values: Any = self._bus.mget([bus.able_key(id_) for id_ in ids])
         except redis.RedisError as error:
             self._tell(error)
             return frozenset()

@@ -206,7 +206,16 @@ def test_a_new_process_manager_must_show_that_it_could_lead() -> None:
     rolling, running = pending(2, manager), service("worker", 2, task("b"))
     assert plan(app(rolling=rolling), [running], facts(proven=frozenset())) == []
     assert plan(app(rolling=rolling), [running], facts(proven=frozenset({"b"}))) == [Succeed(rolling)]
+    fresh = service("worker", 2, task("b", since=NOW - 9))  # one that dies after some seconds must not take over
+    assert plan(app(rolling=rolling), [fresh], facts(proven=frozenset({"b"}))) == []
     assert plan(app(rolling=rolling), [running], facts(proven=None)) == [Succeed(rolling)]
+
+
+def test_a_replacement_that_the_engine_may_still_undo_is_no_success() -> None:
+    db = process("db", recreate=True)
+    both, new = app(release(1, db), pending(2, db)), service("db", 2, task("b"))
+    assert plan(both, [dataclasses.replace(new, in_change=True)]) == []
+    assert plan(both, [new]) == [Succeed(pending(2, db))]
 
 
 def test_skipped_releases_fail_as_superseded() -> None:

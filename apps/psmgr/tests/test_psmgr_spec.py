@@ -130,6 +130,15 @@ def test_a_component_with_a_volume_stays_on_its_node() -> None:
     assert made.restart_delay_s == 1
 
 
+def test_the_engine_asks_inside_of_the_dyno_whether_it_is_healthy() -> None:
+    asked = service_body(process(component('check = "tcp:5432"')))["TaskTemplate"]["ContainerSpec"]["Healthcheck"]
+    assert asked["Test"] == ["CMD", "bash", "-c", ": </dev/tcp/127.0.0.1/5432"]
+    assert (asked["StartInterval"], asked["StartPeriod"]) == (1_000_000_000, 60_000_000_000)
+    made = process(component('check = "https:5000/health"'))
+    assert made.check[-1] == "https://127.0.0.1:5000/health"
+    assert "Healthcheck" not in service_body(process())["TaskTemplate"]["ContainerSpec"]
+
+
 def test_only_who_asks_gets_the_engine() -> None:
     made = process(component("engine_socket = true\nmanagers = true"))
     assert made.constraints == ("node.role==manager",)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import redis
 
-from blackstart.model.bus import ROUTES, connect, router_key
+from blackstart.model.bus import ABLE_SECONDS, ROUTES, able_key, connect, router_key
 from router.ack import Report, merged, parse
 
 LOG = logging.getLogger("router")
@@ -106,9 +106,9 @@ class Listener(Link):
 class Announcer(Link):
     """Writes the newest report to `router:<node>`, merged with those of other routers on the node."""
 
-    def __init__(self, url: str, ca: str, node: str, instance: str) -> None:
+    def __init__(self, url: str, ca: str, node: str, instance: str, task: str = "") -> None:
         super().__init__("announcer", url, ca)
-        self._node, self._instance = node, instance
+        self._node, self._instance, self._task = node, instance, task
         self._ready = threading.Event()
         self._report: Report | None = None
 
@@ -133,6 +133,8 @@ class Announcer(Link):
         pipe.zadd(index, {member: now})
         pipe.zremrangebyscore(index, 0, now - ACK_SECONDS)
         pipe.expire(index, ACK_SECONDS)
+        if self._task and own.version > 0 and not own.error and not own.stopping:
+            pipe.set(able_key(self._task), "able", ex=ABLE_SECONDS)
         pipe.zrange(index, 0, -1)
         others = [name for name in pipe.execute()[-1] if name != member]
         texts = client.mget(others) if others else []

@@ -236,7 +236,7 @@ def _links(settings: Settings, deliver: Callable[[str], None]) -> list[Listener 
     ca = str(settings.ca)
     return [
         Listener(settings.bus_url, ca, deliver),
-        Announcer(settings.bus_url, ca, settings.node, uuid.uuid4().hex),
+        Announcer(settings.bus_url, ca, settings.node, uuid.uuid4().hex, settings.task),
     ]
 
 

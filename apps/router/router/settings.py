@@ -48,6 +48,7 @@ class Settings:
     max_connections: int
     timeouts: Timeouts
     least_slots: int
+    task: str
 
 
 def from_environment(env: Mapping[str, str]) -> Settings:
@@ -72,6 +73,7 @@ def from_environment(env: Mapping[str, str]) -> Settings:
             stop=_number(env, "ROUTER_STOP_SECONDS", 25, 1, 3600),
         ),
         least_slots=_number(env, "ROUTER_SLOTS", 64, 1, 65536),
+        task=env.get("TASK_ID", ""),
     )
 
 

@@ -31,6 +31,7 @@ def settings(**changes: object) -> Settings:
         "max_connections": 8000,
         "timeouts": Timeouts(),
         "least_slots": 2,
+        "task": "",
     }
     return Settings(**(values | changes))  # type: ignore[arg-type]
 
