@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from blackstart.errors import BlackstartError, PlatformError, StopRequested
-from blackstart.proofs.blast_radius.scene import Scene, as_platform_error, told
+from blackstart.proofs.blast_radius.scene import FIRST_SECONDS, Scene, as_platform_error, told
 from blackstart.proofs.blast_radius.subjects import subject_source
 
 DYNO_USER = "10000"
@@ -98,9 +99,12 @@ def _live_output(scene: Scene, app: str, build: dict[str, str]) -> None:
 
 
 def _first_output(scene: Scene, build: dict[str, str]) -> bool | None:
-    for text in scene.client.output(build, seconds=scene.patience.get("live output", 90.0)):
+    patience = scene.patience.get("live output", FIRST_SECONDS)
+    for text in scene.client.output(build, seconds=patience):
         if text.strip("\0\n "):
             return True
+        if time.monotonic() > scene.started + patience:  # a stream that waits says so, for hours
+            raise PlatformError("nothing came")
     raise PlatformError("the output is empty")
 
 
