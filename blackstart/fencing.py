@@ -20,6 +20,7 @@ import json
 import shlex
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,7 @@ def _fence_stores(run: Run) -> None:
             say("the components use the new credentials")
         _configure(client, {name: _wanted(platform, name) for name in STORES})
         say("the stores accept the new credentials only")
-        for outdated in _outdated_authorizations(platform, client):
-            client.call("DELETE", f"/oauth/authorizations/{outdated}")
+        wait_for(partial(_delete_outdated, platform, client), "the old API token's end", seconds=ANSWER_SECONDS)
     say("the operator's old API token is deleted")
 
 
@@ -192,11 +192,17 @@ def _newest(client: Client, name: str) -> dict[str, Any]:
 def _configure(client: Client, wanted: dict[str, dict[str, str]]) -> None:
     """Give components their config and wait until each runs with it. The database comes last: then nobody answers."""
     for name, config in wanted.items():
-        changes = _changes(client.call("GET", f"/apps/{name}/config-vars"), config)
-        if changes:
-            client.call("PATCH", f"/apps/{name}/config-vars", changes)
+        wait_for(partial(_set, client, name, config), f"the config of {name}", seconds=ANSWER_SECONDS)
     for name in wanted:
         _succeeded(client, name)
+
+
+def _set(client: Client, name: str, config: dict[str, str]) -> bool:
+    """Change what differs. It may be called again: a router that hands over closes the connection in the middle (seen)."""
+    changes = _changes(client.call("GET", f"/apps/{name}/config-vars"), config)
+    if changes:
+        client.call("PATCH", f"/apps/{name}/config-vars", changes)
+    return True
 
 
 def _succeeded(client: Client, name: str) -> None:
@@ -268,6 +274,12 @@ def _outdated_authorizations(platform: Platform, client: Client) -> list[str]:
     ours = (BOOTSTRAP, FENCED)
     listed = client.call("GET", "/oauth/authorizations")
     return [each["id"] for each in listed if each["description"] in ours and each["id"] != current]
+
+
+def _delete_outdated(platform: Platform, client: Client) -> bool:
+    for outdated in _outdated_authorizations(platform, client):
+        client.call("DELETE", f"/oauth/authorizations/{outdated}")
+    return True
 
 
 # --- the engine --------------------------------------------------------------------------------------------------------
