@@ -15,6 +15,7 @@ import pytest
 from blackstart.providers import Machine
 from blackstart.providers.local import CACHE, LocalPlatform
 from blackstart.stacks import Stack, StackSources, ensure_stacks
+from tests.system.platform_under_test import UnderTest, brought_up
 
 ENGINE_PACKAGES = ("docker.io", "docker-cli", "iptables")
 CGROUPS_UNIT = Path(__file__).parents[2] / "templates" / "node" / "blackstart-cgroups.service"
@@ -55,6 +56,13 @@ def local_machines(name: str, subnet: str, state: Path, *, nodes: int = 1) -> It
         yield platform
     finally:
         platform.down()
+
+
+@pytest.fixture(scope="session")
+def it(_root: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[UnderTest]:
+    """The platform of test_platform*.py."""
+    with brought_up(tmp_path_factory.mktemp("state")) as platform:
+        yield platform
 
 
 @pytest.fixture(scope="session")

@@ -1,22 +1,19 @@
-"""From bare machines to a self-hosted platform and what it must show, on real machines, in one module: `up` is made once.
+"""From bare machines to a self-hosted platform and what it must show, on real machines.
 
-The tests run in the order of this file; the last ones reboot nodes and remove everything.
+The tests of test_platform*.py share one platform and run in the order of the files' names: the last one removes it.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 import json
-import os
 import re
 import shutil
 import ssl
 import subprocess
 import sys
 import tarfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import boto3
@@ -24,137 +21,19 @@ import httpx
 import pytest
 from botocore.config import Config
 
-from blackstart import hold, observe
+from blackstart import observe
 from blackstart.client import Client, wait_for
 from blackstart.errors import PlatformError
-from blackstart.inventory import load_inventory
 from blackstart.load import Load
 from blackstart.masking import MASK
 from blackstart.model import provenance
-from blackstart.platform import Platform
-from blackstart.proofs import kept
-from blackstart.proofs.blast_radius.comparison import declared_needs, problems
-from blackstart.proofs.blast_radius.matrix import rows_from
 from blackstart.providers.options import local_platform
 from blackstart.remote import connected
-from blackstart.sources import SourceTarball, checkout_root, folder_source, pack
+from blackstart.sources import checkout_root, folder_source, pack
 from blackstart.state import State
-from tests.system.upgrades import BROKEN, checkout_copy
+from tests.system.platform_under_test import COMPONENTS, FIXTURES, NAME, SUBNET
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(2400)]  # the first test waits for `up`
-
-NAME = "tsys"
-SUBNET = "10.79.7.0/24"
-UP_SECONDS = 1500
-COMPONENTS = ["api", "bus", "compile", "objects", "postgres", "psmgr", "router"]
-FIXTURES = checkout_root() / "tests" / "fixtures"
-DEPLOY_SECONDS = 300
-IMPATIENT_SECONDS = 40
-
-
-@dataclass
-class UnderTest:
-    """The platform that `up` made."""
-
-    platform: Platform
-    environment: dict[str, str]
-    status: dict
-    client: Client
-
-    def bootstrap(self, *arguments: str, seconds: int = 300) -> subprocess.CompletedProcess[str]:
-        """Run bootstrap.py as an operator does."""
-        argv = [sys.executable, "-m", "blackstart", *arguments]
-        return subprocess.run(
-            argv, cwd=checkout_root(), env=self.environment, capture_output=True, text=True, timeout=seconds
-        )
-
-    def get(self, app: str, path: str = "/", *, node: int = 0, seconds: float = 10) -> httpx.Response:
-        """Ask the router of a node for an app."""
-        host = f"{app}.{self.platform.domain}"
-        address = self.platform.node_addresses[node]
-        return httpx.get(f"http://{address}{path}", headers={"Host": host}, timeout=seconds, trust_env=False)
-
-    def serves(self, app: str, *, node: int = 0) -> bool | None:
-        """Return True when the router of a node has an answer 200 for an app, else None: for `wait_for`."""
-        try:
-            return True if self.get(app, node=node).status_code == 200 else None
-        except httpx.HTTPError:
-            return None
-
-    def deploy(self, app: str, folder: Path) -> dict:
-        """Build and release a folder; return the release."""
-        if self.client.maybe(f"/apps/{app}") is None:
-            self.client.call("POST", "/apps", {"name": app})
-        source = folder_source(folder)
-        build = self.client.build(app, source, version=source.sha256[:12])
-        return self.client.deployed(app, build, seconds=DEPLOY_SECONDS)
-
-    def failed_build(self, app: str, data: bytes) -> str:
-        """Build bytes that cannot be built; return the output."""
-        if self.client.maybe(f"/apps/{app}") is None:
-            self.client.call("POST", "/apps", {"name": app})
-        source = SourceTarball(data=data, sha256=hashlib.sha256(data).hexdigest())
-        build = self.client.build(app, source, version="bad")
-        ended = self.client.finished_build(app, build["id"], seconds=DEPLOY_SECONDS)
-        assert ended["status"] == "failed"
-        return "".join(self.client.output(ended))
-
-    def one_off(self, app: str, command: str, *, seconds: float = 120) -> tuple[dict, str]:
-        """Run a command in a one-off dyno; return the dyno and its output."""
-        dyno = self.client.call("POST", f"/apps/{app}/dynos", {"command": command, "attach": False})
-        path = f"/apps/{app}/dynos/{dyno['id']}"
-
-        def ended() -> dict | None:
-            now = self.client.call("GET", path)
-            return now if now["state"] in ("complete", "failed", "crashed") else None
-
-        done = wait_for(ended, f"the one-off {command!r}", seconds=seconds)
-        return done, self.client.text(f"{path}/output")
-
-    def up_dynos(self, app: str, type_: str = "web") -> list[dict]:
-        """Return the dynos of a type that are up."""
-        dynos = self.client.call("GET", f"/apps/{app}/dynos")
-        return [dyno for dyno in dynos if dyno["type"] == type_ and dyno["state"] == "up"]
-
-    def wait_dynos(self, app: str, count: int, *, seconds: float = 120) -> list[dict]:
-        """Wait until exactly `count` web dynos are up."""
-
-        def probe() -> list[dict] | None:
-            dynos = self.client.call("GET", f"/apps/{app}/dynos")
-            up = self.up_dynos(app)
-            return up if len(up) == count and len([d for d in dynos if d["type"] == "web"]) == count else None
-
-        return wait_for(probe, f"{count} web dynos of {app}", seconds=seconds)
-
-
-@pytest.fixture(scope="module")
-def it(tmp_path_factory):
-    """The platform, brought up from nothing by the operator's command, and removed at the end.
-
-    While you work on a test: $BLACKSTART_TEST_STATE names a state folder to use and keep, with the platform in it.
-    """
-    kept = os.environ.get("BLACKSTART_TEST_STATE")
-    root = tmp_path_factory.mktemp("state") if kept is None else Path(kept)
-    environment = {**os.environ, "BLACKSTART_STATE": str(root), "BLACKSTART_PLATFORM": NAME}
-    os.environ.update({"BLACKSTART_STATE": str(root), "BLACKSTART_PLATFORM": NAME})
-    argv = [sys.executable, "-m", "blackstart", "up", "--platform", NAME, "--subnet", SUBNET, "--json"]
-    state = State.of(NAME)
-    try:
-        done = subprocess.run(
-            argv, cwd=checkout_root(), env=environment, capture_output=True, text=True, timeout=UP_SECONDS
-        )
-        if done.returncode != 0:  # what an operator does, and what each error says: run it again, it goes on
-            print(done.stderr[-6000:])
-            done = subprocess.run(
-                argv, cwd=checkout_root(), env=environment, capture_output=True, text=True, timeout=UP_SECONDS
-            )
-        assert done.returncode == 0, done.stderr[-6000:]
-        platform = Platform(load_inventory(checkout_root() / "inventories" / "local.py"), state)
-        with observe.answering_client(platform) as client:
-            yield UnderTest(platform, environment, json.loads(done.stdout), client)
-    finally:
-        if kept is None:
-            local_platform(state).down()
 
 
 # --- after `up` ------------------------------------------------------------------------------------------------------
@@ -312,7 +191,7 @@ def test_an_app_deploys_and_answers_through_every_router(it, app):
 def test_a_rack_app_with_a_native_extension_deploys_and_answers(it, tmp_path):
     it.deploy("an-rack", _rack_app(it, tmp_path / "rack"))
     it.client.call("PATCH", "/apps/an-rack/config-vars", {"RELEASE": "v7"})
-    _settled(it, "an-rack")
+    it.settled("an-rack")
     for node in range(3):
         answer = it.get("an-rack", node=node)
         assert answer.status_code == 200
@@ -356,10 +235,10 @@ def test_scaling_rollback_and_a_killed_dyno(it):
 
     version = it.client.call("GET", "/apps/shop/releases")[-1]["version"]
     it.client.call("PATCH", "/apps/shop/config-vars", {"RELEASE": "salut"})
-    _settled(it, "shop")
+    it.settled("shop")
     assert "salut" in it.get("shop").text
     it.client.call("POST", "/apps/shop/releases", {"release": str(version)})
-    _settled(it, "shop")
+    it.settled("shop")
     assert "salut" not in it.get("shop").text
 
     killed = _kill_container(it, "shop")
@@ -370,14 +249,6 @@ def test_scaling_rollback_and_a_killed_dyno(it):
 
     wait_for(back, "the killed dyno to be back", seconds=90)
     wait_for(lambda: it.serves("shop"), "the app to answer again", seconds=60)
-
-
-def _settled(it, app: str) -> dict:
-    """Wait until the newest release succeeded."""
-    version = it.client.call("GET", f"/apps/{app}/releases")[-1]["version"]
-    release = it.client.released(app, version, seconds=180)
-    assert release["status"] == "succeeded", release
-    return release
 
 
 def _containers(node, app: str) -> list[str]:
@@ -471,7 +342,7 @@ def test_no_request_fails_during_20_deploys(it):
                 it.deploy("steady", FIXTURES / "flask")
             else:
                 it.client.call("PATCH", "/apps/steady/config-vars", {"RELEASE": f"number {number}"})
-                _settled(it, "steady")
+                it.settled("steady")
     assert set(load.answers) == {"200"}, load.answers
     assert load.answers["200"] > 500
     assert "number 19" in it.get("steady").text
@@ -521,7 +392,7 @@ def test_a_dyno_reaches_nothing_of_the_platform_but_the_routers(it):
     assert len([target for target in targets if target.endswith(":5000")]) >= 8
     routers = [f"{address}:{port}" for address in it.platform.node_addresses for port in (80, 443)]
     it.client.call("PATCH", "/apps/steady/config-vars", {"TARGETS": " ".join([*targets, *routers])})
-    _settled(it, "steady")
+    it.settled("steady")
     _, output = it.one_off("steady", PROBE, seconds=600)
     reached = dict(re.findall(r"REACH (\S+) (\w+)", output))
     assert {target for target in routers if reached.get(target) != "open"} == set(), output
@@ -647,7 +518,7 @@ def test_a_damaged_slug_fails_its_release_with_the_reason_and_the_old_one_serves
     (tmp_path / "other" / "public" / "new.html").write_text("new")
     source = folder_source(tmp_path / "other")
     build = it.client.build("damaged", source, version="other", release=False)
-    slug = it.client.finished_build("damaged", build["id"], seconds=DEPLOY_SECONDS)["slug"]["id"]
+    slug = it.client.finished_build("damaged", build["id"], seconds=300)["slug"]["id"]
     sha256 = it.client.call("GET", f"/apps/damaged/slugs/{slug}")["checksum"].removeprefix("SHA256:")
     key = f"slugs/{sha256}.squashfs"
     data = _stored(it, "GET", key)
@@ -691,135 +562,3 @@ def _stored(it, method: str, key: str, data: bytes = b"") -> bytes:
         )
     assert answer.status_code == 200, answer.text
     return answer.content
-
-
-# --- the blast radius ------------------------------------------------------------------------------------------------
-
-
-def test_a_component_that_a_killed_verify_left_held_is_shown_and_released(it):
-    with connected(it.platform.managers[0]) as manager:
-        hold.hold(manager, NAME, "objects")
-        # The process manager wrote down that no dyno of it runs: it made a pass, and left it alone.
-        wait_for(lambda: not _processes(it, "objects") or None, "psmgr to see it", seconds=60)
-        assert [(each.app, each.spec["Mode"]) for each in hold.held(it.platform)] == [
-            ("objects", {"Replicated": {"Replicas": 0}})
-        ]
-    status = it.bootstrap("status", "--platform", NAME, "--json")
-    assert status.returncode == 1
-    assert "objects is held (replicas=1): `verify` and `up` release it" in json.loads(status.stdout)["problems"]
-    assert it.bootstrap("verify", "--platform", NAME, "--graph").returncode == 0
-    assert hold.held(it.platform) == []
-    assert it.bootstrap("status", "--platform", NAME).returncode == 0
-
-
-def _processes(it, component: str) -> list[dict]:
-    components = it.client.call("GET", "/platform")["components"]
-    return next(each["processes"] for each in components if each["app"] == component)
-
-
-def test_what_stops_with_each_component_is_what_it_declares(it):
-    done = it.bootstrap("verify", "--platform", NAME, "--blast-radius", "--json", seconds=1500)
-    (proof,) = json.loads(done.stdout)["proofs"]
-    assert proof["holds"], f"{proof['detail']}\n{done.stderr}"
-    assert done.returncode == 0
-    assert it.bootstrap("status", "--platform", NAME).returncode == 0
-    rows = rows_from(it.platform.state.read_json(kept.FILE)["blast-radius"]["evidence"])
-    declared = declared_needs(checkout_root())
-    forgotten = tuple(need for need in declared["psmgr"] if need.on != "postgres")
-    (problem,) = problems({**declared, "psmgr": forgotten}, rows)
-    assert problem.startswith("psmgr does not declare that it needs postgres at run, but routes stops with it")
-
-
-# --- upgrade ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def impatient(it):
-    """A platform that gives a release up after a short time, so that these tests need not wait for the usual three minutes."""
-    it.client.call("PATCH", "/apps/psmgr/config-vars", {"DEPLOY_TIMEOUT_S": str(IMPATIENT_SECONDS)})
-    _settled(it, "psmgr")
-    yield it
-    it.client.call("PATCH", "/apps/psmgr/config-vars", {"DEPLOY_TIMEOUT_S": None})
-    _settled(it, "psmgr")
-
-
-def _upgrade(it, root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `upgrade` of another checkout."""
-    argv = [sys.executable, "-m", "blackstart", "upgrade", "--platform", NAME, "--json", *arguments]
-    return subprocess.run(argv, cwd=root, env=it.environment, capture_output=True, text=True, timeout=600)
-
-
-def _running(it, component: str) -> dict:
-    """Return what a component runs."""
-
-    def asked() -> dict:
-        return next(one for one in it.client.call("GET", "/platform")["components"] if one["app"] == component)
-
-    return wait_for(asked, f"what runs of {component}", seconds=60)
-
-
-@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.name)
-def test_an_upgrade_to_a_broken_component_leaves_the_old_one_and_no_request_fails(impatient, tmp_path, broken):
-    it = impatient
-    before = _running(it, broken.component)
-    broken.breaks(checkout_copy(tmp_path / "checkout"))
-    with Load(it.platform, "steady") as load:
-        done = _upgrade(it, tmp_path / "checkout", "--only", broken.component)
-        after = _running(it, broken.component)
-    assert done.returncode == 1, done.stderr
-    assert f"the component {broken.component} was not upgraded" in done.stderr
-    assert broken.why in done.stderr
-    assert after["slug"] == before["slug"]
-    assert all(process["state"] == "up" for process in after["processes"]), after
-    assert len(after["processes"]) == len(before["processes"])
-    assert set(load.answers) == {"200"}, load.answers
-
-
-def test_an_upgrade_whose_build_fails_replaces_nothing(it, tmp_path):
-    root = checkout_copy(tmp_path / "checkout")
-    (root / "apps" / "bus" / "Procfile").unlink()
-    before = [_running(it, name)["version"] for name in COMPONENTS]
-    done = _upgrade(it, root, "--only", "bus", "--only", "api")
-    assert done.returncode == 1
-    assert "the component bus could not be built; nothing was replaced" in done.stderr
-    assert [_running(it, name)["version"] for name in COMPONENTS] == before
-
-
-def test_a_good_upgrade_replaces_every_component_and_no_request_fails(it, tmp_path):
-    root = checkout_copy(tmp_path / "checkout")
-    for name in COMPONENTS:
-        (root / "apps" / name / "HARMLESS").write_text(f"{tmp_path.name}\n")
-    before = {name: _running(it, name)["version"] for name in COMPONENTS}
-    with Load(it.platform, "steady") as load:
-        done = _upgrade(it, root)
-    assert done.returncode == 0, done.stderr
-    assert sorted(json.loads(done.stdout)["replaced"]) == COMPONENTS
-    assert all(_running(it, name)["version"] > before[name] for name in COMPONENTS)
-    assert set(load.answers) == {"200"}, load.answers
-    again = _upgrade(it, root)
-    assert json.loads(again.stdout)["replaced"] == [], again.stderr
-
-
-# --- failures --------------------------------------------------------------------------------------------------------
-
-
-def test_a_node_rebooted_brings_its_dynos_back_and_the_others_serve_on(it):
-    provider = local_platform(it.platform.state)
-    it.wait_dynos("steady", 3)
-    rebooted = provider.machine(it.platform.inventory.nodes[2].name)
-    with Load(it.platform, "steady", addresses=it.platform.node_addresses[:2]) as load:
-        provider.reboot(rebooted)
-        wait_for(lambda: it.serves("steady", node=2), "the rebooted router", seconds=180)
-    assert load.failures == {}
-    assert load.answers["200"] > 0
-    wait_for(
-        lambda: True if it.bootstrap("status", "--platform", NAME).returncode == 0 else None, "all up", seconds=240
-    )
-
-
-def test_down_removes_every_trace(it):
-    provider = local_platform(it.platform.state)
-    done = it.bootstrap("down", "--platform", NAME, "--json")
-    assert done.returncode == 0, done.stderr
-    assert provider.leftovers() == ()
-    assert not it.platform.state.folder.exists()
