@@ -106,11 +106,11 @@ class Client:
         """Store `data` at a presigned URL that the API gave out."""
         wait_for(lambda: self._put(presigned, data), "an upload", seconds=self._store_seconds)
 
-    def get(self, presigned: str) -> bytes:
+    def download(self, presigned: str) -> bytes:
         """Return the bytes at a presigned URL that the API gave out."""
-        return wait_for(lambda: self._get(presigned), "a download", seconds=self._store_seconds)
+        return wait_for(lambda: self._download(presigned), "a download", seconds=self._store_seconds)
 
-    def _get(self, presigned: str) -> bytes:
+    def _download(self, presigned: str) -> bytes:
         url, headers, extensions = self._route(presigned)
         try:
             response = self._http.get(url, headers=headers, extensions=extensions, timeout=UPLOAD_SECONDS)
@@ -145,19 +145,6 @@ class Client:
         body = {"slug": slug} if description is None else {"slug": slug, "description": description}
         release: dict[str, Any] = self.call("POST", f"/apps/{app}/releases", body)
         return release
-
-    def download(self, presigned: str) -> bytes:
-        """Return what is stored at a presigned URL that the API gave out."""
-        url, headers, extensions = self._route(presigned)
-        try:
-            response = self._http.get(url, headers=headers, extensions=extensions, timeout=UPLOAD_SECONDS)
-        except httpx.HTTPError as error:
-            raise PlatformError(
-                "the object store did not give an object", why=f"{type(error).__name__}: {error}"
-            ) from error
-        if response.status_code >= 300:
-            raise refused("GET", "from the object store", response)
-        return response.content
 
     def output(self, build: dict[str, Any], *, seconds: float = SILENCE_SECONDS) -> Iterator[str]:
         """Yield the text of a build's output as it comes. Raises PlatformError after `seconds` without a byte."""

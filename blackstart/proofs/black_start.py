@@ -203,7 +203,7 @@ def _checksum(client: Client, path: str) -> str | None:
     """Return the digest of a slug's bytes in the object store; None when it is gone."""
     try:
         slug = client.call("GET", path)
-        return f"SHA256:{hashlib.sha256(client.get(slug['blob']['url'])).hexdigest()}"
+        return f"SHA256:{hashlib.sha256(client.download(slug['blob']['url'])).hexdigest()}"
     except BlackstartError:
         return None
 
