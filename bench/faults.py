@@ -347,15 +347,17 @@ def services(rehearsal: Rehearsal) -> dict[str, int]:
 
 def rows(rehearsal: Rehearsal) -> dict[str, str]:
     """Return how many rows the core tables of the platform's own database have."""
-    password = rehearsal.platform.secrets["database_password"]
+    platform = rehearsal.platform
     union = " UNION ALL ".join(f"SELECT '{name} ' || count(*) FROM {name}" for name in TABLES)
-    program = '"$(echo "$HOME"/.apt/usr/lib/postgresql/*/bin/psql)" "host=localhost dbname=platform user=platform sslmode=require"'
-    inside = f'for file in .profile.d/*.sh; do . "./$file"; done; {program} -qtA --no-psqlrc -c "{union}"'
-    into = ["docker", "exec", "--user", "10000", "--workdir", "/app", "--env", "HOME=/app", "--env", "PGPASSWORD"]
-    node = rehearsal.platform.volume_nodes["postgres"]
+    server = f"host=localhost dbname=platform user={platform.database_login} sslmode=require"
+    program = f'"$(echo "$HOME"/.apt/usr/lib/postgresql/*/bin/psql)" "{server}" -qtA --no-psqlrc -c "{union}"'
+    inside = f'read -r PGPASSWORD; export PGPASSWORD; for file in .profile.d/*.sh; do . "./$file"; done; {program}'
+    into = ["docker", "exec", "--interactive", "--user", "10000", "--workdir", "/app", "--env", "HOME=/app"]
+    node = platform.volume_nodes["postgres"]
     with connected(node) as remote:
         container = remote.check(["docker", "ps", "-q", "--filter", "label=blackstart.app=postgres"]).split()[0]
-        out = remote.check(["env", f"PGPASSWORD={password}", *into, container, "bash", "-c", inside])
+        password = platform.secrets["database_password"]
+        out = remote.check([*into, container, "bash", "-c", inside], stdin=f"{password}\n")
     return dict(line.rsplit(" ", 1) for line in out.splitlines() if line)
 
 

@@ -56,6 +56,9 @@ TYPED = (
     "apps/router/router",
 )
 
+SIDE_BY_SIDE = ("--numprocesses=2", "--dist=loadscope")
+"""The whole suite: the platform's tests wait a lot, so all others run beside them (tests/conftest.py)."""
+
 DESCRIPTION = """\
 Blackstart turns bare machines into a platform that runs, compiles and repairs itself as apps on itself.
 
@@ -406,7 +409,8 @@ def _test(arguments: argparse.Namespace) -> int:
     progress = Progress()
     run_deploy("@local", "host", log=lambda text: progress.line("host", text))
     run_deploy("@local", "host_tests", log=lambda text: progress.line("host", text))
-    return subprocess.call([sys.executable, "-m", "pytest", *arguments.pytest], cwd=checkout_root())
+    chosen = arguments.pytest or SIDE_BY_SIDE
+    return subprocess.call([sys.executable, "-m", "pytest", *chosen], cwd=checkout_root())
 
 
 def _check(arguments: argparse.Namespace) -> int:
