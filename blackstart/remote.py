@@ -19,6 +19,9 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 logging.getLogger("paramiko").propagate = False
 
 CONNECT_SECONDS = 15.0
+CLOSED = "SSH protocol banner"
+PENALTY = "A server that saw wrong keys lately refuses this address for a while: then wait a minute"
+"""OpenSSH since 9.8 (`PerSourcePenalties` in sshd_config(5))."""
 COMMAND_SECONDS = 60.0
 
 
@@ -113,11 +116,10 @@ def unreachable(host: Host, why: str) -> HostError:
     where = (
         f"{host.ssh.get('ssh_user', 'root')}@{host.ssh.get('ssh_hostname', host.name)}:{host.ssh.get('ssh_port', 22)}"
     )
-    return HostError(
-        f"{host.name} cannot be reached over SSH as {where}",
-        why=why,
-        fix="check that the machine is on, its address, port, user and key in the inventory; then run this again",
-    )
+    fix = "check that the machine is on, its address, port, user and key in the inventory; then run this again"
+    if CLOSED in why:
+        fix += f". {PENALTY}"
+    return HostError(f"{host.name} cannot be reached over SSH as {where}", why=why, fix=fix)
 
 
 def _key(host: Host) -> str | None:

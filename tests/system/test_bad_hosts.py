@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from blackstart.client import wait_for
 from blackstart.deploys import run_deploy
 from blackstart.providers.keys import new_private_key, write_private
 from blackstart.providers.local import LocalPlatform
@@ -57,8 +58,13 @@ class Hosts:
         )
         assert done.returncode == 1, done.stderr
         for index in (0, 1):  # nothing was changed, also on the host that is fit
+            self.wait_for_ssh(index)
             assert self.shell(index).run("test", "-e", "/etc/blackstart").returncode == 1
         return done.stderr
+
+    def wait_for_ssh(self, index: int) -> None:
+        """Wait until the machine takes connections again: its server refuses an address for a while after wrong keys."""
+        wait_for(lambda: True if self.shell(index).run("true").returncode == 0 else None, "its SSH server", seconds=120)
 
     def accepted(self, inventory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Run what `up` asks of the hosts first; it must find nothing wrong."""
