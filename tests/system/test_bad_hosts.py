@@ -17,10 +17,11 @@ from blackstart.deploys import run_deploy
 from blackstart.providers.keys import new_private_key, write_private
 from blackstart.providers.local import LocalPlatform
 from blackstart.sources import checkout_root
+from blackstart.stacks import Stack
 
 from .conftest import Shell
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(1800)]  # on a new machine images and stacks are built first
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Hosts:
 
 
 @pytest.fixture(scope="module")
-def hosts(machines: LocalPlatform, tmp_path_factory: pytest.TempPathFactory) -> Hosts:
+def hosts(run_stack: Stack, machines: LocalPlatform, tmp_path_factory: pytest.TempPathFactory) -> Hosts:
     return Hosts(machines, tmp_path_factory.mktemp("bad-hosts"))
 
 
