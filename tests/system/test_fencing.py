@@ -77,6 +77,7 @@ class Fenced:
     before: observe.EngineSnapshot
     answers: Counter[str]
     stored: dict
+    changed: dict[str, list[str]]
 
     def bootstrap(self, *arguments: str, seconds: int = UP_SECONDS) -> subprocess.CompletedProcess[str]:
         """Run bootstrap.py as an operator does."""
@@ -112,6 +113,7 @@ def it(tmp_path_factory):
 
 def _fenced(environment: dict[str, str], state: State, copy: Path) -> Fenced:
     _up(environment, "stage-1", "--nodes", "1", "--subnet", SUBNET)
+    changed = {deploy: _changed_by(environment, deploy) for deploy in ("stage0", "stage1")}
     platform = Platform(load_inventory(checkout_root() / "inventories" / "local.py"), state)
     provider = local_platform(state)
     stage0 = provider.machine(f"{NAME}-stage0")
@@ -131,13 +133,23 @@ def _fenced(environment: dict[str, str], state: State, copy: Path) -> Fenced:
     provider.boot(stage0)
     with connected(platform.inventory.stage0) as remote:
         stored = json.loads(remote.check(["cat", ORDER]))
-    return Fenced(environment, platform, provider, before, answers, stored)
+    return Fenced(environment, platform, provider, before, answers, stored, changed)
 
 
 def _up(environment: dict[str, str], until: str, *more: str) -> None:
     done = bootstrap(environment, "up", "--platform", NAME, "--until", until, *more, seconds=UP_SECONDS)
     assert done.returncode == 0, done.stderr[-6000:]
     assert f"The step {until} is done. To go on:" in done.stdout
+
+
+def _changed_by(environment: dict[str, str], deploy: str) -> list[str]:
+    """Run a deploy with the pyinfra CLI; return the operations that changed something."""
+    argv = [sys.executable, "-m", "pyinfra", "-y", "--json", "inventories/local.py", f"deploys/{deploy}.py"]
+    done = subprocess.run(argv, cwd=checkout_root(), env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-4000:]
+    operations = json.loads(done.stdout)["results"]["operations"]
+    assert len(operations) > 10
+    return [operation["name"] for operation in operations if operation["success"] or operation["error"]]
 
 
 def _copied(provider: LocalPlatform, stage0: Machine, place: Path) -> None:
@@ -193,6 +205,10 @@ def _answers_while(platform: Platform, work) -> Counter[str]:
 def on_copy(it):
     with connected(it.platform.inventory.stage0) as remote:
         yield remote
+
+
+def test_the_stages_change_nothing_a_second_time_while_stage_0_is_there(it):
+    assert it.changed == {"stage0": [], "stage1": []}
 
 
 def test_no_request_failed_during_the_fence(it):
