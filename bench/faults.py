@@ -173,9 +173,10 @@ class Rehearsal:
         return subprocess.run(argv, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=seconds)
 
     def down(self) -> None:
-        """Remove it."""
+        """Remove it; its own `down` may have done so already."""
         local_platform(self.state, damaged_too=True).down()
-        self.state.remove()
+        if self.state.folder.exists():
+            self.state.remove()
         self.__dict__.pop("state", None)
 
     # moments on the machines
