@@ -72,7 +72,7 @@ BROKEN = (
     Broken("objects that crash", "objects", "bin/objects", CRASH, "failed soon after its start"),
     Broken("postgres that crashes", "postgres", "bin/postgres", CRASH, "failed soon after its start"),
     Broken("psmgr that does nothing", "psmgr", "bin/worker", IDLE, "does not say that it does its work"),
-    Broken("psmgr that dies after 5 s", "psmgr", "bin/worker", DIES_LATER, "crashed 3 times"),
+    Broken("psmgr that dies after 5 s", "psmgr", "bin/worker", DIES_LATER, "times (exit code 137)"),
     Broken("psmgr that leads and does nothing", "psmgr", "bin/worker", LEADS_IDLY, "did not show within 30 seconds"),
     Broken("compile that cannot compile", "compile", "bin/build", CRASH, "does not compile"),
 )

@@ -73,6 +73,8 @@ class Leader:
         """Take the lead from whoever has it: end its connection, and with it all that it could still write."""
         deadline = time.monotonic() + DEPOSE_S
         while not self.acquire() and time.monotonic() < deadline:
+            # Sessions act as role `platform`, but only the login itself may end sessions of the login.
+            self._connection.execute(text("SET LOCAL ROLE NONE"))
             self._connection.execute(text(DEPOSE), {"high": LOCK >> 32, "low": LOCK & 0xFFFFFFFF})
             self._connection.commit()
             time.sleep(DEPOSE_PAUSE_S)

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from psmgr.fenced import FencedEngine
 from psmgr.leader import Leader, LeadershipLost
-from sqlalchemy import NullPool, create_engine, text, update
+from sqlalchemy import NullPool, create_engine, make_url, text, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -37,6 +37,22 @@ def test_one_leads(database: str) -> None:
         assert not second.acquire()
         first.release()
         assert second.acquire()
+        with pytest.raises(LeadershipLost):
+            first.check()
+
+
+def test_a_leader_is_deposed_also_where_the_login_acts_as_another_role(database: str) -> None:
+    """As on a fenced platform: `platform_1` logs in, its sessions begin as `platform`."""
+    admin, login = create_engine(database, poolclass=NullPool), f"login_{os.getpid()}"
+    with admin.connect() as connection:
+        owner = f"owner_{os.getpid()}"
+        connection.execute(text(f"CREATE ROLE {owner} NOLOGIN; CREATE ROLE {login} LOGIN"))
+        connection.execute(text(f"GRANT {owner} TO {login}; ALTER ROLE {login} SET role TO {owner}"))
+        connection.commit()
+    url = make_url(database).set(username=login).render_as_string(hide_password=False)
+    with Leader(url) as first, Leader(url) as second:
+        assert first.acquire()
+        assert second.depose()
         with pytest.raises(LeadershipLost):
             first.check()
 
