@@ -120,7 +120,7 @@ def app_info(call: Caller, app: str) -> dict[str, Any]:
 def app_create(call: Caller, body: NewApp | None = None) -> dict[str, Any]:
     """Make an app, with a release v1 without code."""
     wish = NewApp() if body is None else body
-    component = _component(call, wish.component, wish.name)
+    component = _component(call, wish.component, wish.name, newer=False)
     app = _insert(call, wish.name, component)
     create_release(
         call.session, call.services.sealer, app, user=call.account, description="Initial release", slug=None, config={}
@@ -166,12 +166,14 @@ def _list(call: Call, query: Select[App]) -> JSONResponse:
     return listing(call, query, columns, lambda apps: views(call, apps))
 
 
-def _component(call: Call, value: dict[str, Any] | None, name: str | None) -> dict[str, Any] | None:
+def _component(
+    call: Call, value: dict[str, Any] | None, name: str | None, *, newer: bool = True
+) -> dict[str, Any] | None:
     """Return the checked description of a component. Only operators give one."""
     if value is None:
         return None
     call.require_admin()
-    component = load_component(value)
+    component = load_component(value, newer=newer)
     if component.name != name:
         raise invalid(f"component.toml: name: the component is called {component.name!r}, the app {name!r}")
     return component.model_dump(mode="json")

@@ -56,6 +56,7 @@ MATRIX = [
     Row("DELETE /apps/{app}/builds/{build}", OWNER, "/apps/shop/builds/$build"),
     Row("GET /streams/builds/{build}/{signature}", PUBLIC, "/streams/builds/$build/x", None, 404),
     Row("GET /apps/{app}/slugs/{slug}", OWNER, "/apps/shop/slugs/$slug"),
+    Row("GET /apps/{app}/slugs/{slug}/provenance", OWNER, "/apps/shop/slugs/$slug/provenance", None, 404),  # put, not built
     Row("POST /apps/{app}/slugs", ADMIN, "/apps/shop/slugs", SLUG, 201),
     Row("GET /apps/{app}/releases", OWNER, "/apps/shop/releases"),
     Row("POST /apps/{app}/releases", OWNER, "/apps/shop/releases", {"release": "v2"}, 201),

@@ -82,6 +82,27 @@ def finished(component: Component) -> int:
     return int(json.loads(line)["finished"])
 
 
+def test_a_rehearsal_reads_a_restored_copy_and_writes_nothing_to_the_store(site: Site) -> None:
+    """Comes first: the copies that other tests restore and start archive a timeline of their own into the same store."""
+    row = str(uuid.uuid4())
+    with connect(site.database) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS tokens (id uuid PRIMARY KEY)")
+        connection.execute("INSERT INTO tokens VALUES (%s)", [row])
+    assert site.database.run("backup").returncode == 0
+    listing = stored(site)
+
+    elsewhere = site.another("rehearsal")
+    done = elsewhere.run("rehearse", "--holds", f"tokens={row}")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["tables"]["public.tokens"]["rows"] == 1
+    assert stored(site) == listing
+
+    missing = elsewhere.run("rehearse", "--holds", f"tokens={uuid.uuid4()}")
+    assert missing.returncode == 1
+    assert "does not hold" in missing.stderr
+
+
 def test_restores_a_point_in_time_elsewhere(site: Site) -> None:
     # a base backup's end is known to the second: a point in time must be later
     wait_for(lambda: time.time() > finished(site.database) + 1, "the second of the backup is over")
@@ -172,26 +193,6 @@ def test_stops_in_time_though_the_store_is_down(site: Site) -> None:
     start(site.database)
     assert len(rows(site.database)) >= 10
     wait_for(lambda: archived(site.database), "the archive caught up")
-
-
-def test_a_rehearsal_reads_a_restored_copy_and_writes_nothing_to_the_store(site: Site) -> None:
-    row = str(uuid.uuid4())
-    with connect(site.database) as connection:
-        connection.execute("CREATE TABLE IF NOT EXISTS tokens (id uuid PRIMARY KEY)")
-        connection.execute("INSERT INTO tokens VALUES (%s)", [row])
-    assert site.database.run("backup").returncode == 0
-    listing = stored(site)
-
-    elsewhere = site.another("rehearsal")
-    done = elsewhere.run("rehearse", "--holds", f"tokens={row}")
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
-    assert report["tables"]["public.tokens"]["rows"] == 1
-    assert stored(site) == listing
-
-    missing = elsewhere.run("rehearse", "--holds", f"tokens={uuid.uuid4()}")
-    assert missing.returncode == 1
-    assert "does not hold" in missing.stderr
 
 
 @pytest.mark.parametrize("row", ["tokens", "tokens=1; DROP TABLE tokens", "-x=1"])
