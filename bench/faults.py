@@ -27,6 +27,7 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 from blackstart import observe  # noqa: E402
+from blackstart.dynos import inside  # noqa: E402
 from blackstart.inventory import load_inventory  # noqa: E402
 from blackstart.platform import Platform  # noqa: E402
 from blackstart.providers import Machine  # noqa: E402
@@ -352,13 +353,11 @@ def rows(rehearsal: Rehearsal) -> dict[str, str]:
     union = " UNION ALL ".join(f"SELECT '{name} ' || count(*) FROM {name}" for name in TABLES)
     server = f"host=localhost dbname=platform user={platform.database_login} sslmode=require"
     program = f'"$(echo "$HOME"/.apt/usr/lib/postgresql/*/bin/psql)" "{server}" -qtA --no-psqlrc -c "{union}"'
-    inside = f'read -r PGPASSWORD; export PGPASSWORD; for file in .profile.d/*.sh; do . "./$file"; done; {program}'
-    into = ["docker", "exec", "--interactive", "--user", "10000", "--workdir", "/app", "--env", "HOME=/app"]
-    node = platform.volume_nodes["postgres"]
-    with connected(node) as remote:
-        container = remote.check(["docker", "ps", "-q", "--filter", "label=blackstart.app=postgres"]).split()[0]
+    command = f'read -r PGPASSWORD; export PGPASSWORD; for file in .profile.d/*.sh; do . "./$file"; done; {program}'
+    with connected(platform.volume_nodes["postgres"]) as remote:
+        database = inside(remote, platform.name, "postgres")
         password = platform.secrets["database_password"]
-        out = remote.check([*into, container, "bash", "-c", inside], stdin=f"{password}\n")
+        out = remote.check([*database, "bash", "-c", command], stdin=f"{password}\n")
     return dict(line.rsplit(" ", 1) for line in out.splitlines() if line)
 
 

@@ -18,15 +18,17 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 from blackstart import __version__, observe, power
-from blackstart.client import Client, wait_for
-from blackstart.errors import BlackstartError, ProofError
+from blackstart.client import wait_for
+from blackstart.dynos import inside, run_argv
+from blackstart.errors import ProofError
 from blackstart.inventory import Host
 from blackstart.load import Load
-from blackstart.platform import TRUST, Platform
+from blackstart.platform import Platform
+from blackstart.proofs import Proof, carried_out
 from blackstart.proofs.canary import Canary, canary, new_word
 from blackstart.remote import connected
 from blackstart.run import Run
@@ -38,31 +40,19 @@ BACK_SECONDS = 240.0
 BACKUP_SECONDS = 300.0
 REHEARSAL_SECONDS = 600.0
 WITNESS = "teardown witness"
-DYNO_USER = "10000"
 STAGE0_UNITS = ("blackstart-api.service", "blackstart-psmgr.service", "blackstart-objects.service")
 CHANGED_ROWS = "SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0) FROM pg_stat_user_tables"
 
 
-@dataclass(frozen=True)
-class Item:
-    """One thing that was seen, or not."""
-
-    name: str
-    holds: bool
-    detail: str
-    evidence: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
-
-
-Check = Callable[[], Item]
+Check = Callable[[], Proof]
 
 
 def certify(run: Run) -> dict[str, Any]:
     """Look at everything and return the certificate, whether it holds or not."""
-    items: list[Item] = []
+    items: list[dict[str, Any]] = []
     with canary(run.platform, lambda: observe.answering_client(run.platform)) as app:
         items.append(_timed(run, "deploy", lambda: _deploys(run, app)))
-        if items[0].holds:
+        if items[0]["holds"]:
             with Load(run.platform, app.name) as load:
                 items += _under_load(run, load)
             items.append(_timed(run, "reboots", lambda: _reboots(run, app)))
@@ -72,23 +62,20 @@ def certify(run: Run) -> dict[str, Any]:
         "issued_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "blackstart_version": __version__,
         "stage0": {"name": run.platform.inventory.stage0.name, "address": run.platform.inventory.stage0.address},
-        "items": [asdict(item) for item in items],
-        "holds": len(items) == 5 and all(item.holds for item in items),
+        "items": items,
+        "holds": len(items) == 5 and all(item["holds"] for item in items),
     }
 
 
-def _timed(run: Run, name: str, check: Check) -> Item:
+def _timed(run: Run, name: str, check: Check) -> dict[str, Any]:
     """Return what `check` saw and how long it took; an error means that it was not seen."""
     started = time.monotonic()
-    try:
-        item = check()
-    except BlackstartError as error:
-        item = Item(name, holds=False, detail=str(error).replace("\n", "; "))
-    run.log(STEP)(f"{name}: {'seen' if item.holds else 'NOT seen'}: {item.detail}")
-    return Item(item.name, item.holds, item.detail, item.evidence, round(time.monotonic() - started, 1))
+    seen = carried_out(name, lambda _: check(), run)
+    run.log(STEP)(f"{name}: {'seen' if seen.holds else 'NOT seen'}: {seen.detail}")
+    return {**asdict(seen), "seconds": round(time.monotonic() - started, 1)}
 
 
-def _under_load(run: Run, load: Load) -> list[Item]:
+def _under_load(run: Run, load: Load) -> list[dict[str, Any]]:
     """Watch stage 0 for a while; meanwhile back up and restore, so that the stores work too."""
     checks: dict[str, Check] = {
         "no-connection": lambda: _no_connection(run.platform, load),
@@ -102,14 +89,14 @@ def _under_load(run: Run, load: Load) -> list[Item]:
 # --- deploy and reboots ----------------------------------------------------------------------------------------------
 
 
-def _deploys(run: Run, app: Canary) -> Item:
+def _deploys(run: Run, app: Canary) -> Proof:
     word = new_word()
     with observe.answering_client(run.platform) as client:
         release = app.deploy(client, word)
     for node in run.platform.inventory.nodes:
         app.wait_for_page(node, word)
     routers = list(run.platform.node_addresses)
-    return Item(
+    return Proof(
         "deploy",
         holds=True,
         detail=f"{app.name} was compiled, released and served through {len(routers)} router(s)",
@@ -117,7 +104,7 @@ def _deploys(run: Run, app: Canary) -> Item:
     )
 
 
-def _reboots(run: Run, app: Canary) -> Item:
+def _reboots(run: Run, app: Canary) -> Proof:
     """Reboot node after node; each must be back, with every component up, before the next goes."""
     took = {}
     for node in run.platform.inventory.nodes:
@@ -130,7 +117,7 @@ def _reboots(run: Run, app: Canary) -> Item:
         )
         took[node.name] = round(time.monotonic() - started, 1)
         run.log(STEP)(f"{node.name} rebooted, all back after {took[node.name]} s")
-    return Item(
+    return Proof(
         "reboots",
         holds=True,
         detail=f"{len(took)} node(s) rebooted one after another, all back after at most {max(took.values())} s",
@@ -146,7 +133,7 @@ def _all_back(platform: Platform, app: Canary) -> bool | None:
 # --- quiet -----------------------------------------------------------------------------------------------------------
 
 
-def _no_connection(platform: Platform, load: Load) -> Item:
+def _no_connection(platform: Platform, load: Load) -> Proof:
     """Count packets between nodes and stage 0 while requests are served. The engine's gossip ends when stage 0 leaves it."""
     nodes = platform.inventory.nodes
     before, answered = _counted(nodes), load.answers.total()
@@ -154,7 +141,7 @@ def _no_connection(platform: Platform, load: Load) -> Item:
     after, answers = _counted(nodes), load.answers.total() - answered
     other = sum(after[name]["banned_other"] - before[name]["banned_other"] for name in after)
     engine = sum(after[name]["banned_engine"] - before[name]["banned_engine"] for name in after)
-    return Item(
+    return Proof(
         "no-connection",
         holds=other == 0 and answers > 0 and not load.failures,
         detail=f"{other} packets to or from stage 0 in {QUIET_SECONDS:.0f} s, beside {engine} of the engine's gossip; "
@@ -178,7 +165,7 @@ def _counted(nodes: tuple[Host, ...]) -> dict[str, dict[str, int]]:
     return counted
 
 
-def _no_write(stage0: Host) -> Item:
+def _no_write(stage0: Host) -> Proof:
     """See on stage 0 that its control plane is stopped, and that neither rows nor objects change."""
     with connected(stage0) as remote:
         mark = remote.check(["mktemp"]).strip()
@@ -190,7 +177,7 @@ def _no_write(stage0: Host) -> Item:
         newer = remote.check(["find", "/var/lib/blackstart/objects", "-newer", mark, "-type", "f"]).split()
         remote.run(["rm", "-f", mark])
     running = [unit for unit, state in zip(STAGE0_UNITS, states, strict=True) if state == "active"]
-    return Item(
+    return Proof(
         "no-write",
         holds=not running and after == before and not newer,
         detail=f"{after - before} rows and {len(newer)} objects changed on stage 0 in {QUIET_SECONDS:.0f} s; "
@@ -207,16 +194,16 @@ def _no_write(stage0: Host) -> Item:
 # --- restore ---------------------------------------------------------------------------------------------------------
 
 
-def _restores(platform: Platform) -> Item:
+def _restores(platform: Platform) -> Proof:
     """Write a row, back up, restore the backup in a dyno of its own, and find the row there."""
     with observe.answering_client(platform) as client:
         row = client.call("POST", "/oauth/authorizations", {"description": WITNESS, "expires_in": 3600})["id"]
         try:
-            backup, report = _back_up_and_restore(platform, _slug_of(client, "postgres"), row)
+            backup, report = _back_up_and_restore(platform, client.running_slug("postgres"), row)
         finally:
             client.call("DELETE", f"/oauth/authorizations/{row}")
     rows = sum(table["rows"] for table in report["tables"].values())
-    return Item(
+    return Proof(
         "restore",
         holds=report["holds"] == f"tokens={row}",
         detail=f"backup {backup['backup']} was restored in {report['seconds']} s: {len(report['tables'])} tables, {rows} rows, "
@@ -228,32 +215,20 @@ def _restores(platform: Platform) -> Item:
 def _back_up_and_restore(platform: Platform, slug: str, row: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what `bin/backup` and `bin/rehearse` of the database report."""
     with connected(platform.volume_nodes["postgres"]) as remote:
-        dynos = remote.check(["docker", "ps", "--quiet", "--filter", "label=blackstart.app=postgres"]).split()
-        if not dynos:
-            raise ProofError(f"no dyno of postgres runs on {remote.host.name}")
-        inside = ["docker", "exec", "--user", DYNO_USER, "--env", "HOME=/app", "--workdir", "/app", dynos[0]]
-        backup = json.loads(remote.check([*inside, "python3", "bin/backup"], seconds=BACKUP_SECONDS))
+        database = inside(remote, platform.name, "postgres")
+        backup = json.loads(remote.check([*database, "python3", "bin/backup"], seconds=BACKUP_SECONDS))
         settings = _rehearsal_environment(platform)
         argv = _rehearsal(platform, slug, backup["cluster"], row)
         report = json.loads(remote.check(argv, stdin=settings, seconds=REHEARSAL_SECONDS))
     return backup, report
 
 
-def _slug_of(client: Client, name: str) -> str:
-    slugs = {entry["app"]: entry["slug"] for entry in client.call("GET", "/platform")["components"]}
-    return str(slugs[name])
-
-
 def _rehearsal(platform: Platform, slug: str, cluster: str, row: str) -> list[str]:
     """Return the vector that restores in a container of its own; its secrets come on standard input, in no process list."""
-    volumes = ["--volume", "/var/lib/blackstart/slugs:/slugs:ro", "--volume", f"{TRUST}:{TRUST}:ro"]
-    settings = ["--env", f"BLACKSTART_SLUG={slug}", "--env-file", "/dev/stdin"]
     limits = ["--memory", "1g", "--cpus", "1", "--pids-limit", "256"]
+    options = ["--network", platform.name, "--env-file", "/dev/stdin", *limits]
     command = f"bin/rehearse --cluster {cluster} --holds tokens={row}"
-    return [
-        *["docker", "run", "--rm", "--pull", "never", "--network", platform.name, *volumes, *settings, *limits],
-        *[platform.stacks.run.name, "tini", "-g", "--", "/usr/lib/blackstart/dyno", "start", command],
-    ]
+    return run_argv(platform.stacks.run.name, slug, command, options=options)
 
 
 def _rehearsal_environment(platform: Platform) -> str:

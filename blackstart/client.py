@@ -169,6 +169,11 @@ class Client:
             seconds=seconds,
         )
 
+    def running_slug(self, component: str) -> str:
+        """Return the sha256 of the slug that serves a component."""
+        components = self.call("GET", "/platform")["components"]
+        return next(str(each["slug"]) for each in components if each["app"] == component)
+
     def deployed(
         self, app: str, build: dict[str, Any], *, seconds: float, show: Callable[[str], None] | None = None
     ) -> dict[str, Any]:

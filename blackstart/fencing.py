@@ -27,9 +27,11 @@ from typing import Any
 from blackstart import observe, trial
 from blackstart.ca import retire_leaf
 from blackstart.client import Client, wait_for
+from blackstart.dynos import inside, run_argv
 from blackstart.errors import PlatformError, ProofError
+from blackstart.model.dyno import BUNDLE
 from blackstart.ownership import IDENTITY, carried_identity, identity
-from blackstart.platform import OBJECTS_PORT, TRUST, TRUST_CA, Platform, bus_url, database_url
+from blackstart.platform import OBJECTS_PORT, TRUST_CA, Platform, bus_url, database_url
 from blackstart.remote import Remote, connected
 from blackstart.run import Run
 
@@ -55,9 +57,6 @@ ANSWER_SECONDS = 90.0
 ENGINE_SECONDS = 120.0
 TRIAL_SECONDS = 120.0
 ENGINE_POLL_SECONDS = 0.5
-SLUGS = "/var/lib/blackstart/slugs"
-DYNO = "/usr/lib/blackstart/dyno"
-DYNO_USER = "10000"
 
 
 # --- the step --------------------------------------------------------------------------------------------------------
@@ -225,33 +224,20 @@ def add_login(platform: Platform) -> None:
     """Let the new role log in to the running database, beside the old one."""
     app = 'for file in .profile.d/*.sh; do . "./$file"; done; exec bin/add-login "$1"'
     with connected(platform.volume_nodes["postgres"]) as remote:
-        inside = _in_database(platform, remote)
-        argv = [*inside, "bash", "-c", app, "add-login", platform.database_login]
+        database = inside(remote, platform.name, "postgres")
+        argv = [*database, "bash", "-c", app, "add-login", platform.database_login]
         remote.check(argv, stdin=platform.secrets["database_password"] + "\n")
 
 
 def _check_database(platform: Platform) -> None:
     """Refuse a database whose release is older than the fence, before anything is retired."""
     with connected(platform.volume_nodes["postgres"]) as remote:
-        if remote.run([*_in_database(platform, remote), "test", "-x", "bin/add-login"]).code != 0:
+        if remote.run([*inside(remote, platform.name, "postgres"), "test", "-x", "bin/add-login"]).code != 0:
             raise ProofError(
                 "the database cannot be fenced; nothing was changed",
                 why="its release is older than bin/add-login",
                 fix="run `python3 bootstrap.py upgrade`, then `up` again",
             )
-
-
-def _in_database(platform: Platform, remote: Remote) -> list[str]:
-    """Return the start of a command that runs in the database's dyno, as the user that runs the server."""
-    labels = {"blackstart.platform": platform.name, "blackstart.app": "postgres", "blackstart.kind": "process"}
-    filters = [word for key, value in labels.items() for word in ("--filter", f"label={key}={value}")]
-    running = remote.check(["docker", "ps", "--quiet", *filters]).split()
-    if len(running) != 1:
-        raise ProofError(
-            f"{len(running)} databases run on {remote.host.name}", fix="look at `python3 bootstrap.py status`"
-        )
-    user = ["--user", DYNO_USER, "--workdir", "/app", "--env", "HOME=/app"]
-    return ["docker", "exec", "--interactive", *user, running[0]]
 
 
 # --- the operator's token ----------------------------------------------------------------------------------------------
@@ -379,15 +365,12 @@ def _credentials(platform: Platform, secrets: dict[str, str], login: str) -> dic
 
 def try_credentials(platform: Platform, client: Client, sets: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Try sets of credentials in a dyno on the platform's network; return what `blackstart.trial` says."""
-    components = client.call("GET", "/platform")["components"]
     stack = client.call("GET", "/apps/psmgr/config-vars")["STACK"]
-    slug = next(str(each["slug"]) for each in components if each["app"] == "psmgr")
+    slug = client.running_slug("psmgr")
     order = {"ca": TRUST_CA, "sets": sets, "epoch": known_credentials(platform)["objects"]}
     program = Path(trial.__file__).read_text()
-    mounts = ["--volume", f"{SLUGS}:/slugs:ro", "--volume", f"{TRUST}:{TRUST}:ro"]
-    env = ["--env", f"BLACKSTART_SLUG={slug}", "--env", f"SSL_CERT_FILE={TRUST}/ca-bundle.pem"]
-    argv = ["docker", "run", "--rm", "--interactive", "--pull", "never", "--network", platform.name, *mounts, *env]
-    argv += [stack, "tini", "-g", "--", DYNO, "start", f"exec python -c {shlex.quote(program)}"]
+    options = ["--interactive", "--network", platform.name, "--env", f"SSL_CERT_FILE={BUNDLE}"]
+    argv = run_argv(stack, slug, f"exec python -c {shlex.quote(program)}", options=options)
     with connected(platform.managers[0]) as remote:
         said = remote.check(argv, stdin=json.dumps(order), seconds=TRIAL_SECONDS)
     answers: dict[str, Any] = json.loads(said.strip().splitlines()[-1])

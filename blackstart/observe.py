@@ -55,13 +55,19 @@ def all_up(platform: Platform) -> bool:
     """Whether every component is up, as the API says through the router of every node."""
     for node in platform.inventory.nodes:
         with node_client(platform, node) as client:
-            if not holds(lambda client=client: _components_up(client.call("GET", "/platform"))):
+            if not holds(lambda client=client: not not_up(client.call("GET", "/platform"))):
                 return False
     return True
 
 
-def _components_up(live: dict[str, Any]) -> bool:
-    return all(process["state"] == "up" for component in live["components"] for process in component["processes"])
+def not_up(live: dict[str, Any]) -> list[str]:
+    """Name every process of `live` (what the API says of the platform) that is not up, and its state."""
+    return [
+        f"{component['app']}: {process['name']} is {process['state']}"
+        for component in live["components"]
+        for process in component["processes"]
+        if process["state"] != "up"
+    ]
 
 
 def stage0_stage(stage0: Host) -> str | None:
@@ -79,6 +85,15 @@ def bans_stage0(node: Host) -> bool:
     try:
         with connected(node, seconds=LOOK_SECONDS) as remote:
             return remote.run(["sh", "-c", STAGE0_IS_BANNED]).code == 0
+    except BlackstartError:
+        return False
+
+
+def has_stage0(host: Host, *, seconds: float = LOOK_SECONDS) -> bool:
+    """Whether the machine answers over SSH within `seconds` and has stage 0 on it."""
+    try:
+        with connected(host, seconds=seconds) as remote:
+            return remote.run(["test", "-d", "/etc/blackstart/stage0"]).code == 0
     except BlackstartError:
         return False
 

@@ -33,16 +33,16 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from blackstart.client import Client, Endpoint
+from blackstart.dynos import run_argv
 from blackstart.errors import BlackstartError, ProofError
+from blackstart.model import dyno
 
-TRUST = "/etc/blackstart/trust"
-SLUGS = Path("/var/lib/blackstart/slugs")
+SLUGS = Path(dyno.SLUGS)
 LOCK = Path("/run/blackstart-pivot.lock")
 SERVICES = ("psmgr", "api", "objects")
 MOVE_SECONDS = 3600
 COMMAND_SECONDS = 120
 READY = "/tmp/ready"  # noqa: S108 - in the container
-DYNO_USER = "10000"
 
 Program = Callable[[str, dict[str, str], int], str]
 """Runs a shell command with variables and a deadline in seconds; returns what it printed."""
@@ -222,8 +222,7 @@ def _retire() -> None:
 def _component_slugs(order: Order) -> dict[str, str]:
     """Return the slugs of the two components whose programs do the move."""
     with Client(order.endpoint, token=order.token, ca=order.ca) as client:
-        known = {entry["app"]: entry["slug"] for entry in client.call("GET", "/platform")["components"]}
-    return {name: known[name] for name in ("postgres", "objects")}
+        return {name: client.running_slug(name) for name in ("postgres", "objects")}
 
 
 def _fetch_slug(store: Store, ca: Path, sha: str) -> None:
@@ -261,17 +260,23 @@ def in_slug(order: Order, slug: str, *, mounts: tuple[str, ...] = ()) -> Iterato
     """
     name = f"blackstart-pivot-{slug[:12]}"
     run(["docker", "rm", "--force", name])
-    volumes = (f"{SLUGS}:/slugs:ro", f"{TRUST}:{TRUST}:ro", *mounts)
-    flags = [flag for volume in volumes for flag in ("--volume", volume)]
-    settings = {"BLACKSTART_SLUG": slug, "SSL_CERT_FILE": f"{TRUST}/ca-bundle.pem"}
+    volumes = [flag for volume in mounts for flag in ("--volume", volume)]
+    options = [
+        "--detach",
+        "--name",
+        name,
+        "--network",
+        order.network,
+        *volumes,
+        "--env",
+        f"SSL_CERT_FILE={dyno.BUNDLE}",
+    ]
     started = f"touch {READY} && exec sleep {MOVE_SECONDS}"
-    argv = ["docker", "run", "--detach", "--rm", "--name", name, "--pull", "never", "--network", order.network, *flags]
-    argv += [*_names(settings), order.stack, "tini", "-g", "--", "/usr/lib/blackstart/dyno", "start", started]
-    container = run(argv, env=settings).strip()
+    container = run(run_argv(order.stack, slug, started, options=options)).strip()
 
     def program(command: str, env: dict[str, str], seconds: int) -> str:
         inside = 'for file in .profile.d/*.sh; do . "./$file"; done; exec bash -c "$1"'
-        into = ["docker", "exec", "--user", DYNO_USER, "--workdir", "/app", "--env", "HOME=/app", *_names(env)]
+        into = ["docker", "exec", "--user", dyno.USER, "--workdir", "/app", "--env", "HOME=/app", *_names(env)]
         return run([*into, container, "bash", "-c", inside, "dyno", command], env=env, seconds=seconds)
 
     try:

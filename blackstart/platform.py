@@ -9,11 +9,12 @@ from urllib.parse import quote
 
 from blackstart.ca import Pair, ensure_ca, ensure_leaf
 from blackstart.inventory import Host, Inventory
+from blackstart.model import dyno
 from blackstart.sources import checkout_root, component_names, read_component
 from blackstart.stacks import Stacks, StackSources, cached_stacks
 from blackstart.state import State
 
-TRUST = "/etc/blackstart/trust"
+TRUST = dyno.TRUST_DIR
 TRUST_CA = f"{TRUST}/ca.pem"
 STAGE0_API_PORT = 5000
 STAGE0_OBJECTS_PORT = 8333

@@ -12,7 +12,6 @@ from blackstart import hold, observe
 from blackstart.client import Client
 from blackstart.errors import BlackstartError
 from blackstart.platform import Platform
-from blackstart.remote import connected
 
 COLUMNS = ("component", "version", "slug", "dyno", "state", "node")
 TABLE_WIDTH = 110
@@ -66,23 +65,13 @@ def _with_live(base: dict[str, Any], client: Client) -> dict[str, Any]:
 
 def _problems(status: dict[str, Any]) -> list[str]:
     nodes = [f"node {node['name']} is {node['state']}" for node in status["nodes"] if node["state"] != "ready"]
-    processes = [
-        f"{component['app']}: {process['name']} is {process['state']}"
-        for component in status["components"]
-        for process in component["processes"]
-        if process["state"] != "up"
-    ]
-    return nodes + processes
+    return nodes + observe.not_up(status)
 
 
 def _stage0(platform: Platform) -> dict[str, str] | None:
     """Return the stage-0 machine when it answers over SSH and still has stage 0 on it."""
     host = platform.inventory.stage0
-    try:
-        with connected(host, seconds=LOOK_SECONDS) as remote:
-            there = remote.run(["test", "-d", "/etc/blackstart/stage0"]).code == 0
-    except BlackstartError:
-        return None
+    there = observe.has_stage0(host, seconds=LOOK_SECONDS)
     return {"name": host.name, "address": host.address, "state": "up"} if there else None
 
 

@@ -93,7 +93,7 @@ def prove(run: Run, *, only: Sequence[str] = (), stacks: bool = True) -> Proof:
         first = generations.running(run.platform.stacks.run.name)
         with rebuilding(run) if stacks else contextlib.nullcontext() as rebuild:
             second, third = generations.built("S2"), generations.built("S3")
-            perturbed = _perturbed(run, sources, first, _running_compiler(client), log)
+            perturbed = _perturbed(run, sources, first, client.running_slug(COMPILER), log)
             compared = [
                 compare(name, (first[name], second[name], third[name], *perturbed[name])) for name in sorted(sources)
             ]
@@ -229,13 +229,6 @@ def builder_of(statement: dict[str, Any] | None) -> str:
         return "not known: it was built before provenance was kept"
     (dependency,) = statement["predicate"]["runDetails"]["builder"]["builderDependencies"]
     return f"{dependency['name']} {dependency['digest']['sha256']}"
-
-
-def _running_compiler(client: Client) -> str:
-    """Return the compiler's slug that every node has: the one that runs."""
-    return next(
-        str(entry["slug"]) for entry in client.call("GET", "/platform")["components"] if entry["app"] == COMPILER
-    )
 
 
 def _perturbed(

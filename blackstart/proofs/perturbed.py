@@ -17,24 +17,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from blackstart.dynos import run_argv
 from blackstart.errors import ProofError
 from blackstart.inventory import Host
-from blackstart.platform import TRUST, Platform
+from blackstart.model.dyno import CAPABILITIES, TRUST_ENV
+from blackstart.platform import Platform
 from blackstart.remote import Remote, connected
 from blackstart.sources import SourceTarball
-
-SLUGS = "/var/lib/blackstart/slugs"
-BUNDLE = f"{TRUST}/ca-bundle.pem"
-TRUST_NAMES = (
-    "SSL_CERT_FILE",
-    "PIP_CERT",
-    "REQUESTS_CA_BUNDLE",
-    "CURL_CA_BUNDLE",
-    "NODE_EXTRA_CA_CERTS",
-    "AWS_CA_BUNDLE",
-)
-CAPABILITIES = ("CHOWN", "KILL", "SETGID", "SETPCAP", "SETUID")
-"""What the dyno's init needs until it drops them all, as psmgr gives them."""
 
 LATE_SECONDS = 60.0
 
@@ -136,19 +125,15 @@ def container_argv(platform: Platform, compiler: str, variant: Variant, name: st
     limits = ["--memory", f"{settings.build_memory_mb}m", "--cpus", "1", "--pids-limit", "1024"]
     cores = [] if variant.cores is None else ["--cpuset-cpus", variant.cores]
     rights = ["--cap-drop", "ALL", *(word for right in CAPABILITIES for word in ("--cap-add", right))]
-    volumes = ["--volume", f"{SLUGS}:/slugs:ro", "--volume", f"{TRUST}:{TRUST}:ro"]
-    init = ["--env", f"BLACKSTART_SLUG={compiler}", "--env", f"BLACKSTART_HOME={variant.home}"]
-    start = ["tini", "-g", "--", "/usr/lib/blackstart/dyno", "start", COMMAND]
-    return [
-        *("docker", "run", "--rm", "--interactive", "--pull", "never", "--name", name, "--hostname", variant.hostname),
-        *(*limits, *cores, *rights, *volumes, *init, platform.stacks.build.name, *start),
-    ]
+    machine = ["--interactive", "--name", name, "--hostname", variant.hostname]
+    home = ["--env", f"BLACKSTART_HOME={variant.home}"]
+    return run_argv(platform.stacks.build.name, compiler, COMMAND, options=[*machine, *limits, *cores, *rights, *home])
 
 
 def standard_input(platform: Platform, source: bytes, variant: Variant, expected: str) -> str:
     """Return what the container reads: variables, an empty line, the source."""
     variables: Mapping[str, str] = {
-        **dict.fromkeys(TRUST_NAMES, BUNDLE),
+        **TRUST_ENV,
         **platform.package_sources,
         "STACK": platform.stacks.run.name,
         "TZ": variant.timezone,

@@ -5,11 +5,9 @@ from __future__ import annotations
 from blackstart import observe
 from blackstart.certificate import FILE
 from blackstart.proofs import Proof
-from blackstart.remote import connected
 from blackstart.run import Run
 
 NAME = "teardown"
-LOOK_SECONDS = 5.0
 
 
 def prove(run: Run) -> Proof:
@@ -35,11 +33,6 @@ def left_of_stage0(run: Run) -> list[str]:
         run.provider.exists(machine) for machine in run.provider.machines() if machine.group == "stage0"
     ):
         left.append(f"the machine {stage0.name} exists")
-    if observe.holds(lambda: _has_stage0(run)):
+    if observe.has_stage0(stage0):
         left.append(f"{stage0.name} answers and has stage 0 on it")
     return left
-
-
-def _has_stage0(run: Run) -> bool:
-    with connected(run.platform.inventory.stage0, seconds=LOOK_SECONDS) as remote:
-        return remote.run(["test", "-d", "/etc/blackstart/stage0"]).code == 0

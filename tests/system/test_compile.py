@@ -27,6 +27,7 @@ import pytest
 from compiler import difference, seed
 
 from apps.compile.tests.compile_fakes import FakeStore
+from blackstart.model.dyno import BUNDLE, TRUST_VARS
 from blackstart.proofs import fixed_point
 from blackstart.sources import checkout_root, component_names, component_source, folder_source
 from blackstart.stacks import Stack, StackSources, ensure_stacks
@@ -35,15 +36,6 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
 FIXTURES = checkout_root() / "tests" / "fixtures"
 CACHE = Path("/var/cache/blackstart")
-BUNDLE = "/etc/blackstart/trust/ca-bundle.pem"
-TRUST_NAMES = (
-    "SSL_CERT_FILE",
-    "PIP_CERT",
-    "REQUESTS_CA_BUNDLE",
-    "CURL_CA_BUNDLE",
-    "NODE_EXTRA_CA_CERTS",
-    "AWS_CA_BUNDLE",
-)
 IMAGE = "127.0.0.1:1/stack-debian-13:" + "0" * 64
 
 START = """set -e
@@ -165,7 +157,7 @@ def _read(archive: tarfile.TarFile, name: str) -> bytes:
 
 def trust() -> dict[str, str]:
     """Return the environment for TLS that every dyno has."""
-    return dict.fromkeys(TRUST_NAMES, BUNDLE)
+    return dict.fromkeys(TRUST_VARS, BUNDLE)
 
 
 def build(

@@ -37,14 +37,8 @@ def restore_command(pgbackrest: Path, paths: Paths, stanza: str) -> str:
 def server_config(paths: Paths, port: int, certificate: Certificate, archive_command: str | None) -> str:
     """Return postgresql.conf. `archive_command` None switches archiving off: else WAL would pile up for nobody."""
     settings = {
-        "data_directory": quoted(str(paths.cluster)),
-        "hba_file": quoted(str(paths.access)),
-        "ident_file": quoted(str(paths.identities)),
+        **_shared(paths, port),
         "listen_addresses": quoted("*"),
-        "port": str(port),
-        "unix_socket_directories": quoted(str(paths.runtime)),
-        "unix_socket_permissions": "0700",
-        "max_connections": "100",
         "tcp_keepalives_idle": "300",
         "tcp_keepalives_interval": "30",
         "tcp_keepalives_count": "4",
@@ -61,8 +55,6 @@ def server_config(paths: Paths, port: int, certificate: Certificate, archive_com
         "max_wal_size": "512MB",
         "min_wal_size": "64MB",
         "max_parallel_workers_per_gather": "0",  # a dyno's /dev/shm is 64 MB
-        "huge_pages": "off",
-        "jit": "off",
         # durability, spelled out
         "fsync": "on",
         "synchronous_commit": "on",
@@ -71,19 +63,37 @@ def server_config(paths: Paths, port: int, certificate: Certificate, archive_com
         "archive_mode": "on" if archive_command is not None else "off",
         "archive_timeout": "60",
         "log_destination": quoted("stderr"),
-        "logging_collector": "off",
         "log_line_prefix": quoted("[%p] %q%u@%d "),
         "log_min_duration_statement": "2000",
-        # GMT is built in; any other name needs tzdata in the stack
-        "timezone": quoted("GMT"),
-        "log_timezone": quoted("GMT"),
         "default_text_search_config": quoted("pg_catalog.simple"),
     }
     if archive_command is not None:
         settings["archive_command"] = quoted(archive_command)
-    return "# Written at every start: changes here are lost.\n" + "".join(
-        f"{name} = {value}\n" for name, value in settings.items()
-    )
+    return "# Written at every start: changes here are lost.\n" + _lines(settings)
+
+
+def _shared(paths: Paths, port: int) -> dict[str, str]:
+    """Return what the server and a restored copy have in common."""
+    return {
+        "data_directory": quoted(str(paths.cluster)),
+        "hba_file": quoted(str(paths.access)),
+        "ident_file": quoted(str(paths.identities)),
+        "port": str(port),
+        "unix_socket_directories": quoted(str(paths.runtime)),
+        "unix_socket_permissions": "0700",
+        # recovery wants at least what the archived server had
+        "max_connections": "100",
+        "huge_pages": "off",
+        "jit": "off",
+        "logging_collector": "off",
+        # GMT is built in; any other name needs tzdata in the stack
+        "timezone": quoted("GMT"),
+        "log_timezone": quoted("GMT"),
+    }
+
+
+def _lines(settings: dict[str, str]) -> str:
+    return "".join(f"{name} = {value}\n" for name, value in settings.items())
 
 
 def access_rules() -> str:
@@ -100,25 +110,8 @@ def access_rules() -> str:
 
 def rehearsal_config(paths: Paths, port: int) -> str:
     """Return postgresql.conf of a restored copy that only its own machine reaches and that archives nothing."""
-    settings = {
-        "data_directory": quoted(str(paths.cluster)),
-        "hba_file": quoted(str(paths.access)),
-        "ident_file": quoted(str(paths.identities)),
-        "listen_addresses": quoted(""),
-        "port": str(port),
-        "unix_socket_directories": quoted(str(paths.runtime)),
-        "unix_socket_permissions": "0700",
-        # recovery wants at least what the running server has
-        "max_connections": "100",
-        "shared_buffers": "32MB",
-        "huge_pages": "off",
-        "jit": "off",
-        "archive_mode": "off",
-        "logging_collector": "off",
-        "timezone": quoted("GMT"),
-        "log_timezone": quoted("GMT"),
-    }
-    return "".join(f"{name} = {value}\n" for name, value in settings.items())
+    own = {"listen_addresses": quoted(""), "shared_buffers": "32MB", "archive_mode": "off"}
+    return _lines({**_shared(paths, port), **own})
 
 
 def local_access_rules() -> str:

@@ -90,12 +90,7 @@ def _restored(
     write_private(paths.access, config.local_access_rules())
     write_private(paths.config, config.rehearsal_config(paths, port))
     with Signals() as signals:
-        server = children.start(
-            [programs["postgres"], "-D", paths.cluster, f"--config-file={paths.config}"],
-            env=programs.env,
-            dies_with=signal.SIGINT,
-            lock=lock,
-        )
+        server = serve.start(paths, programs, lock)
         try:
             if not serve.wait_ready(signals, server, sql.Superuser(paths, programs, port)):
                 raise ProcessFailed("the restored database did not open", why=children.end_of(server))

@@ -44,12 +44,7 @@ def run() -> int:
             say(f"postgres: {full}")
         cluster.prepare(paths, programs)
         archived = write_files(paths, programs, port, user)
-        server = children.start(
-            [programs["postgres"], "-D", paths.cluster, f"--config-file={paths.config}"],
-            env=programs.env,
-            dies_with=signal.SIGINT,
-            lock=lock,
-        )
+        server = start(paths, programs, lock)
         try:
             superuser = sql.Superuser(paths, programs, port)
             if wait_ready(signals, server, superuser):
@@ -62,6 +57,16 @@ def run() -> int:
     if signals.stop_asked:
         return 0
     raise ProcessFailed(f"the server {children.end_of(server)}", why=disk_full_message(paths.data))
+
+
+def start(paths: Paths, programs: Programs, lock: int) -> subprocess.Popen[bytes]:
+    """Start the server on the files that were written; it holds the lock, and dies with us."""
+    return children.start(
+        [programs["postgres"], "-D", paths.cluster, f"--config-file={paths.config}"],
+        env=programs.env,
+        dies_with=signal.SIGINT,
+        lock=lock,
+    )
 
 
 def write_files(paths: Paths, programs: Programs, port: int, user: str) -> bool:

@@ -10,23 +10,16 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from blackstart.model.component import Component, Process
+from blackstart.model.dyno import CAPABILITIES, ENTRY, SLUGS, TRUST_DIR, TRUST_ENV
 from blackstart.model.sizes import DEFAULT, SIZES
 from psmgr.engine import Limits, Mode, Mount, Port, ServiceSpec, Task
 from psmgr.settings import Settings
 
-DYNO = "/usr/lib/blackstart/dyno"
-ENTRY = ("tini", "-g", "--", DYNO)
-SLUGS = "/var/lib/blackstart/slugs"
-TRUST_DIR = "/etc/blackstart/trust"
-BUNDLE = f"{TRUST_DIR}/ca-bundle.pem"
 ENGINE_SOCKET = "/var/run/docker.sock"
 WEB_PORT = 5000
 TASK_ID = "TASK_ID"  # a process that proves says under this id that it does its work
 NAME_LENGTH = 63  # an engine's service name is one DNS label
 
-# What the dyno's init needs until it drops them all: give files away (CHOWN), become the unprivileged user
-# (SETUID, SETGID, SETPCAP), and, for tini as root, pass signals on to it (KILL).
-CAPABILITIES = ("CHOWN", "KILL", "SETGID", "SETPCAP", "SETUID")
 STOP_GRACE_S = 30
 
 PLATFORM, KIND = "blackstart.platform", "blackstart.kind"
@@ -35,16 +28,6 @@ SLUG, BUILD, DYNO_ID, NODE = "blackstart.slug", "blackstart.build", "blackstart.
 COMPILER = "blackstart.compiler"  # the slug that a build runs
 TASK = "blackstart.task"
 HELD = "blackstart.held"  # an operator stopped it for a while; see blackstart/hold.py
-
-TRUST_VARS = (
-    "SSL_CERT_FILE",
-    "PIP_CERT",
-    "REQUESTS_CA_BUNDLE",
-    "CURL_CA_BUNDLE",
-    "NODE_EXTRA_CA_CERTS",
-    "AWS_CA_BUNDLE",
-)
-TRUST_ENV = dict.fromkeys(TRUST_VARS, BUNDLE)
 
 COMPONENT_PIDS = 1024
 # Docker expands Go templates in the environment; a config var must arrive as it was set.

@@ -228,13 +228,19 @@ def marked(world: Any) -> list[str]:
         return list(session.scalars(select(Dyno.name).where(Dyno.stop_requested).order_by(Dyno.name)))
 
 
-def test_a_restarted_dyno_is_stopped_once_and_only_that_one(world: Any) -> None:
+def three_dynos(world: Any) -> tuple[Any, dict[int, str]]:
+    """Return an app whose three web dynos are routed, and their tasks."""
     app = world.app("shop")
     world.release(app)
     world.scale(app, "web", 3)
     world.until(lambda: world.status(app, 1) == "succeeded" and routed(world) == 3)
     world.step()
     before = tasks_of(world, "t_shop_web_v1")
+    return app, before
+
+
+def test_a_restarted_dyno_is_stopped_once_and_only_that_one(world: Any) -> None:
+    app, before = three_dynos(world)
     restart(world, app, "web.2")
     world.until(lambda: marked(world) == [])
     for _ in range(5):
@@ -248,12 +254,7 @@ def test_a_restarted_dyno_is_stopped_once_and_only_that_one(world: Any) -> None:
 
 
 def test_all_dynos_restart_one_after_another(world: Any) -> None:
-    app = world.app("shop")
-    world.release(app)
-    world.scale(app, "web", 3)
-    world.until(lambda: world.status(app, 1) == "succeeded" and routed(world) == 3)
-    world.step()
-    before = tasks_of(world, "t_shop_web_v1")
+    app, before = three_dynos(world)
     restart(world, app, "web.1", "web.2", "web.3")
     fewest = 3
     for _ in range(100):

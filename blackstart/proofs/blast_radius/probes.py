@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from blackstart.errors import BlackstartError, PlatformError, StopRequested
+from blackstart.model.dyno import USER
 from blackstart.proofs.blast_radius.scene import FIRST_SECONDS, Scene, as_platform_error, told
 from blackstart.proofs.blast_radius.subjects import subject_source
 
-DYNO_USER = "10000"
 ASK_SELF = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:5000/', timeout=2)"
 # A message in the WAL, so that there is something to switch; then the name of the file that must be archived.
 SWITCH = """SELECT 1 FROM pg_logical_emit_message(true, 'blackstart', 'blast-radius');
@@ -155,7 +155,7 @@ def wal(scene: Scene) -> None:
 
 def _sql(scene: Scene, statement: str) -> str:
     for container, remote in scene.containers("postgres", "db").items():
-        argv = ["docker", "exec", "--interactive", "--user", DYNO_USER, "--env", "HOME=/app", container]
+        argv = ["docker", "exec", "--interactive", "--user", USER, "--env", "HOME=/app", container]
         return as_platform_error(remote, [*argv, "bash", "-c", PSQL], stdin=statement)
     raise PlatformError("the database does not run")
 
