@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from blackstart import observe, trial
+from blackstart import observe
 from blackstart.ca import retire_leaf
 from blackstart.client import Client, wait_for
 from blackstart.dynos import inside, run_argv
@@ -36,6 +36,8 @@ from blackstart.remote import Remote, connected
 from blackstart.run import Run
 
 KEPT = "fencing.json"
+TRIAL = Path(__file__).with_name("trial.py")
+"""Only read here: it runs in a dyno, on libraries that the operator's side does not have."""
 STORES = ("bus", "objects", "postgres")
 CONSUMERS = ("api", "psmgr", "router")
 LEAVES = ("api", "bus", "objects", "postgres", "router")
@@ -368,7 +370,7 @@ def try_credentials(platform: Platform, client: Client, sets: dict[str, dict[str
     stack = client.call("GET", "/apps/psmgr/config-vars")["STACK"]
     slug = client.running_slug("psmgr")
     order = {"ca": TRUST_CA, "sets": sets, "epoch": known_credentials(platform)["objects"]}
-    program = Path(trial.__file__).read_text()
+    program = TRIAL.read_text()
     options = ["--interactive", "--network", platform.name, "--env", f"SSL_CERT_FILE={BUNDLE}"]
     argv = run_argv(stack, slug, f"exec python -c {shlex.quote(program)}", options=options)
     with connected(platform.managers[0]) as remote:
