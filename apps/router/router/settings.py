@@ -16,6 +16,7 @@ NODE_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,252}[A-Za-z0-9])?")
 SYSTEM_PATHS = ("/usr/sbin", "/usr/local/sbin")
 RESERVED_FILES = 600  # health checks, idle server connections, listeners, the process's own
 LEAST_CONNECTIONS = 100
+LONGEST_STATE = 80  # bytes; HAProxy's sockets are made in it, and their paths have at most 97
 
 
 class SettingRefused(ValueError):
@@ -57,7 +58,7 @@ def from_environment(env: Mapping[str, str]) -> Settings:
         node=_node(env.get("NODE", "")),
         bus_url=env.get("BUS_URL", ""),
         haproxy=_haproxy(env),
-        state=Path(env.get("ROUTER_STATE", "/var/lib/blackstart/router")),
+        state=_state(env),
         ca=Path(env.get("ROUTER_CA", TRUST)),
         certificate=_certificate(env),
         http_port=_number(env, "HTTP_PORT", 80, 1, 65535),
@@ -75,6 +76,16 @@ def from_environment(env: Mapping[str, str]) -> Settings:
         least_slots=_number(env, "ROUTER_SLOTS", 64, 1, 65536),
         task=env.get("TASK_ID", ""),
     )
+
+
+def _state(env: Mapping[str, str]) -> Path:
+    state = env.get("ROUTER_STATE", "/var/lib/blackstart/router")
+    if len(state.encode()) > LONGEST_STATE:
+        raise SettingRefused(
+            f"ROUTER_STATE={state}: a path of {len(state.encode())} bytes is too long for HAProxy's sockets; "
+            f"give a folder whose path has at most {LONGEST_STATE}"
+        )
+    return Path(state)
 
 
 def _connections(files: int) -> int:

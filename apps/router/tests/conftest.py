@@ -8,6 +8,6 @@ for folder in (TESTS, TESTS.parent, TESTS.parents[2]):
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
-from router_harness import authority, backend, bus, router  # noqa: E402
+from router_harness import authority, backend, bus, router, tmp_path  # noqa: E402
 
-__all__ = ["authority", "backend", "bus", "router"]
+__all__ = ["authority", "backend", "bus", "router", "tmp_path"]

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -237,6 +238,13 @@ def children(pid: int) -> list[int]:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder with a short name: HAProxy refuses sockets whose path has more than 97 characters, and pytest's may."""
+    with tempfile.TemporaryDirectory(prefix="router-") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

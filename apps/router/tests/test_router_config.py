@@ -100,6 +100,7 @@ def test_the_defaults_are_the_public_ports() -> None:
         ({"HTTP_PORT": "http"}, "HTTP_PORT is 'http'"),
         ({"HTTP_PORT": "70000"}, "whole number from 1 to 65535"),
         ({"TLS_CERT": "x"}, "only one of TLS_CERT and TLS_KEY"),
+        ({"ROUTER_STATE": "/" + "long" * 25}, "a path of 101 bytes is too long"),
     ],
 )
 def test_a_wrong_environment_is_refused_by_name(changes: dict[str, str], message: str) -> None:
