@@ -33,6 +33,7 @@ from blackstart.model.dyno import BUNDLE
 from blackstart.ownership import IDENTITY, carried_identity, identity
 from blackstart.platform import OBJECTS_PORT, TRUST_CA, Platform, bus_url, database_url
 from blackstart.remote import Remote, connected
+from blackstart.rolling import running
 from blackstart.run import Run
 
 KEPT = "fencing.json"
@@ -180,22 +181,17 @@ def _changes(have: dict[str, str], wanted: dict[str, str]) -> dict[str, str | No
 
 
 def _runs_with(client: Client, name: str, wanted: dict[str, str]) -> bool:
-    """Whether the newest release of a component has this config and succeeded."""
+    """Whether a component serves with this config: a release that failed after it, of an upgrade say, changes nothing."""
     have = client.call("GET", f"/apps/{name}/config-vars")
-    return not _changes(have, wanted) and bool(_newest(client, name)["status"] == "succeeded")
-
-
-def _newest(client: Client, name: str) -> dict[str, Any]:
-    releases: list[dict[str, Any]] = client.call("GET", f"/apps/{name}/releases")
-    return max(releases, key=lambda release: int(release["version"]))
+    return not _changes(have, wanted) and running(client, name).newest["status"] != "pending"
 
 
 def _configure(client: Client, wanted: dict[str, dict[str, str]]) -> None:
     """Give components their config and wait until each runs with it. The database comes last: then nobody answers."""
     for name, config in wanted.items():
         wait_for(partial(_set, client, name, config), f"the config of {name}", seconds=ANSWER_SECONDS)
-    for name in wanted:
-        _succeeded(client, name)
+    for name, config in wanted.items():
+        _require_success(client, name, config)
 
 
 def _set(client: Client, name: str, config: dict[str, str]) -> bool:
@@ -206,20 +202,16 @@ def _set(client: Client, name: str, config: dict[str, str]) -> bool:
     return True
 
 
-def _succeeded(client: Client, name: str) -> None:
-    """Wait until the newest release of a component succeeded. Raises PlatformError."""
-
-    def ended() -> dict[str, Any] | None:
-        release = _newest(client, name)
-        return release if release["status"] != "pending" else None
-
-    release = wait_for(ended, f"the release of {name}", seconds=RELEASE_SECONDS)
-    if release["status"] != "succeeded":
-        raise PlatformError(
-            f"release v{release['version']} of {name} failed",
-            why=str(release.get("failure") or ""),
-            fix="what ran before goes on; remove the cause and run this again",
-        )
+def _require_success(client: Client, name: str, config: dict[str, str]) -> None:
+    """Wait until nothing of a component is being released. Raises PlatformError when what serves has another config."""
+    release = client.released(name, running(client, name).newest["version"], seconds=RELEASE_SECONDS)
+    if wait_for(lambda: _runs_with(client, name, config), f"the config of {name}", seconds=ANSWER_SECONDS):
+        return
+    raise PlatformError(
+        f"release v{release['version']} of {name} failed",
+        why=str(release.get("failure") or ""),
+        fix="what ran before goes on; remove the cause and run this again",
+    )
 
 
 def add_login(platform: Platform) -> None:

@@ -27,6 +27,7 @@ BEGIN_SECONDS = 120.0
 LOOK_SECONDS = 60.0
 COMPILER = "compile"
 NEWEST_FIRST = {"Range": "created_at ..; order=desc,max=200"}
+NEWEST_RELEASES_FIRST = {"Range": "version ..; order=desc,max=200"}
 
 Log = Callable[[str], None]
 
@@ -64,11 +65,11 @@ class Running:
 
 def running(client: Client, name: str) -> Running:
     """Return what runs of a component. Raises PlatformError when it never ran."""
-    releases = _asked(client, f"/apps/{name}/releases")
-    current = next((release for release in reversed(releases) if release["current"] and release["slug"]), None)
+    releases = _asked(client, f"/apps/{name}/releases", headers=NEWEST_RELEASES_FIRST)
+    current = next((release for release in releases if release["current"] and release["slug"]), None)
     if current is None:
         raise PlatformError(f"the component {name} has no release that runs", fix="run `up` to the end first")
-    return Running(version=int(current["version"]), slug=str(current["slug"]["id"]), newest=releases[-1])
+    return Running(version=int(current["version"]), slug=str(current["slug"]["id"]), newest=releases[0])
 
 
 def is_current(client: Client, target: Target) -> bool:

@@ -202,6 +202,8 @@ def engine_daemon() -> None:
             "systemctl enable --quiet docker.service",
             configured.command,
         ],
+        _retries=3,  # on cgroup v1 systemd sometimes cannot start a unit ("Failed to spawn executor", seen)
+        _retry_delay=1,
         _if=[configured.due((cgroups, sysctl, daemon))],
     )
 

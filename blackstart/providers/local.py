@@ -13,11 +13,11 @@ from blackstart.errors import HostError, MachineError
 from blackstart.host import HOST_PACKAGES
 from blackstart.model.names import NameRefused, platform_name
 from blackstart.programs import Log, no_log, run_program
-from blackstart.providers import Machine, disk
+from blackstart.providers import Machine, cgroups, disk
 from blackstart.providers.keys import SshFolder
 from blackstart.providers.machine_image import MachineImage
 from blackstart.providers.network import Bridge, outside_mtu
-from blackstart.providers.nspawn import HOST_CACHE, Nspawn, legacy_cgroups, start
+from blackstart.providers.nspawn import BOOT_SECONDS, HOST_CACHE, Nspawn, start
 from blackstart.state import write_durably
 
 __all__ = ["HOST_CACHE", "HOST_PACKAGES", "LocalPlatform"]
@@ -44,6 +44,7 @@ class LocalPlatform:
     machines_dir: Path = MACHINES
     apt_mirror: str | None = None
     with_stage0: bool = True
+    boot_seconds: float = BOOT_SECONDS
     log: Log = field(default=no_log, compare=False)
 
     def __post_init__(self) -> None:
@@ -185,9 +186,22 @@ class LocalPlatform:
         (home / disk.COMPLETE).touch()
 
     def boot(self, machine: Machine) -> None:
-        """Start the machine unless it runs, and wait for its SSH server."""
+        """Start the machine unless it runs, and wait for its SSH server.
+
+        One that was started here and does not come up is started once more: on cgroup v1 a boot hangs now and then (seen).
+        """
+        nspawn, console = self._nspawn(machine), self.console(machine)
+        ran = bool(nspawn.processes())
         self.start(machine)
-        self._nspawn(machine).wait_for_ssh(self.console(machine))
+        try:
+            nspawn.wait_for_ssh(console, self.boot_seconds)
+        except MachineError as error:
+            if ran or not nspawn.processes():
+                raise
+            self.log(f"{error.what}; it is started again")
+            nspawn.power_off()
+            self.start(machine)
+            nspawn.wait_for_ssh(console, self.boot_seconds)
 
     def start(self, machine: Machine) -> None:
         """Start the machine unless it runs; do not wait."""
@@ -196,7 +210,7 @@ class LocalPlatform:
         nspawn = self._nspawn(machine)
         if not nspawn.processes():
             self.shared.mkdir(mode=0o755, parents=True, exist_ok=True)
-            command = nspawn.command(self.bridge.name, self.shared, legacy_cgroups=legacy_cgroups())
+            command = nspawn.command(self.bridge.name, self.shared, legacy_cgroups=cgroups.legacy())
             start(nspawn, command, self.console(machine))
 
     def exists(self, machine: Machine) -> bool:
@@ -245,6 +259,7 @@ class LocalPlatform:
     def destroy(self, machine: Machine) -> None:
         """Cut the power, remove disk, identity and console log; nothing to do when it is gone."""
         self.power_off(machine)
+        cgroups.remove(machine.name)
         self._remove_folder(self._home(machine))
         self.ssh.forget(machine.address)
         self.console(machine).unlink(missing_ok=True)
@@ -267,8 +282,11 @@ class LocalPlatform:
         self.bridge.remove()
 
     def leftovers(self) -> tuple[str, ...]:
-        """Name every trace of the platform: processes, folders, mounts, interfaces, the firewall table."""
+        """Name every trace of the platform: processes, control groups, folders, mounts, interfaces, firewall table."""
         traces = [f"process {machine.name}" for machine in self._found_machines() if self.running(machine)]
+        traces += [
+            f"control group {group}" for machine in self._found_machines() for group in cgroups.found(machine.name)
+        ]
         traces += [f"folder {self.folder}"] if self.folder.exists() else []
         traces += [f"mount {path}" for path in disk.mounts_below(self.folder)]
         traces += [f"interface {self.bridge.name}"] if self.bridge.exists() else []

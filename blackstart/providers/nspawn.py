@@ -16,9 +16,9 @@ from typing import BinaryIO
 
 from blackstart.errors import MachineError
 from blackstart.programs import run_program
+from blackstart.providers import cgroups
 
 PROC = Path("/proc")
-CGROUPS = Path("/sys/fs/cgroup")
 SYSTEMD = Path("/run/systemd/system")
 HOST_CACHE = "/var/cache/blackstart/host"
 """Where a machine sees this host's `<cache>/shared`, read-only."""
@@ -26,8 +26,13 @@ HOST_CACHE = "/var/cache/blackstart/host"
 REBOOT_SIGNAL = signal.SIGRTMIN + 5
 """What systemd as PID 1 takes as an order to reboot (systemd(1))."""
 
-KEEPER = 'while "$@"; test $? -eq 133; do :; done'
-"""systemd-nspawn ends with 133 when its machine reboots, and leaves it to its keeper to start it again."""
+KEEPER = """
+until test "$1" = --; do echo $$ > "$1/cgroup.procs" || exit; shift; done
+shift
+while "$@"; test $? -eq 133; do :; done
+"""
+"""Enters the control groups before `--`, then runs what follows. systemd-nspawn ends with 133 when its machine reboots,
+and leaves it to its keeper to start it again."""
 
 BOOT_SECONDS = 60.0
 POLL_SECONDS = 0.05
@@ -71,12 +76,12 @@ class Nspawn:
             command += ["SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1", "systemd.unified_cgroup_hierarchy=0"]
         return command
 
-    def detached(self, command: list[str]) -> list[str]:
+    def detached(self, command: list[str], groups: list[Path]) -> list[str]:
         """Return the vector that starts `command` so that it outlives whoever starts it, and again at a reboot.
 
-        Where systemd runs the host, in a unit of its own with delegated cgroups; else in a session of its own.
+        Where systemd runs the host, in a unit of its own with delegated cgroups; else in a session of its own, in `groups`.
         """
-        kept = ["sh", "-c", KEEPER, self.name, *command]
+        kept = ["sh", "-c", KEEPER, self.name, *map(str, groups), "--", *command]
         if SYSTEMD.is_dir():
             unit = ["systemd-run", "--quiet", "--collect", f"--unit=blackstart-{self.name}", "--property=Delegate=yes"]
             return [*unit, "--property=KillMode=mixed", "--setenv=SYSTEMD_NSPAWN_API_VFS_WRITABLE=yes", *_escaped(kept)]
@@ -140,15 +145,12 @@ class Nspawn:
         )
 
 
-def legacy_cgroups() -> bool:
-    """Whether this host mounts cgroup v1 (or the hybrid), and not only v2."""
-    return not (CGROUPS / "cgroup.controllers").exists()
-
-
 def start(machine: Nspawn, command: list[str], log_file: Path) -> None:
     """Start the machine, its console in `log_file`. Raises MachineError."""
     log_file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    vector = machine.detached(command)
+    cgroups.remove(machine.name)
+    groups = [] if SYSTEMD.is_dir() else cgroups.make(machine.name)
+    vector = machine.detached(command, groups)
     if vector[0] == "systemd-run":
         log_file.write_text("")
         run_program(

@@ -102,6 +102,38 @@ def test_a_machine_outlives_the_process_that_booted_it(machines: LocalPlatform) 
     assert parent == "1"
 
 
+def test_machines_share_no_control_group(machines: LocalPlatform) -> None:
+    """Their systemds use the same names: in a shared group one removes what another is about to use."""
+    inits = [machines._nspawn(machine).init() for machine in machines.machines()]
+    groups = [set(Path(f"/proc/{init}/cgroup").read_text().splitlines()) for init in inits]
+    assert len(groups) == 2
+    assert not groups[0] & groups[1]
+
+
+def test_a_boot_that_hangs_is_tried_once_more(machines: LocalPlatform, tmp_path: Path) -> None:
+    hanging = replace(machines, name="thang", subnet="10.79.4.0/24", nodes=1, state_dir=tmp_path, boot_seconds=15)
+    try:
+        hanging.prepare()
+        machine = hanging.machines()[0]
+        hanging.create(machine)
+        root = hanging.folder / machine.name / "root"
+        (root / "etc/systemd/system/ssh.service.d").mkdir()
+        (root / "etc/systemd/system/ssh.service.d/hang.conf").write_text(HANGS_ONCE)
+        hanging.boot(machine)
+        assert (root / "hung").exists()
+    finally:
+        hanging.down()
+    assert hanging.leftovers() == ()
+
+
+HANGS_ONCE = """[Service]
+ExecStartPre=
+ExecStartPre=/bin/sh -c 'test -e /hung || { touch /hung; exec sleep infinity; }'
+ExecStartPre=/usr/sbin/sshd -t
+TimeoutStartSec=infinity
+"""
+
+
 def test_a_second_platform_on_the_same_subnet_is_refused(machines: LocalPlatform, tmp_path: Path) -> None:
     other = replace(machines, name="tother", state_dir=tmp_path)
     with pytest.raises(MachineError, match="is taken") as caught:

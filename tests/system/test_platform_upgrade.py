@@ -63,6 +63,13 @@ def test_an_upgrade_to_a_broken_component_leaves_the_old_one_and_no_request_fail
     assert set(load.answers) == {"200"}, load.answers
 
 
+def test_up_after_failed_upgrades_finds_everything_done(it):
+    before = [_running(it, name)["version"] for name in COMPONENTS]
+    done = it.bootstrap("up", "--platform", NAME, "--json")
+    assert done.returncode == 0, done.stderr
+    assert [_running(it, name)["version"] for name in COMPONENTS] == before
+
+
 def test_an_upgrade_whose_build_fails_replaces_nothing(it, tmp_path):
     root = checkout_copy(tmp_path / "checkout")
     (root / "apps" / "bus" / "Procfile").unlink()

@@ -120,11 +120,15 @@ def test_a_cgroup_v1_host_boots_systemd_with_its_old_hierarchy() -> None:
 def test_a_machine_is_a_unit_of_its_own_where_systemd_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine = Nspawn("tplan-node1", Path("/machines/root"), "10.79.200.11")
     monkeypatch.setattr(nspawn, "SYSTEMD", tmp_path)
-    vector = machine.detached(["systemd-nspawn"])
+    vector = machine.detached(["systemd-nspawn"], [])
     assert vector[0] == "systemd-run"
-    assert vector[-5:] == ["sh", "-c", 'while "$$@"; test $$? -eq 133; do :; done', "tplan-node1", "systemd-nspawn"]
+    assert vector[-6:-4] == ["sh", "-c"]
+    assert 'while "$$@"; test $$? -eq 133' in vector[-4]
+    assert vector[-3:] == ["tplan-node1", "--", "systemd-nspawn"]
     monkeypatch.setattr(nspawn, "SYSTEMD", tmp_path / "absent")
-    assert machine.detached(["systemd-nspawn"])[:2] == ["setsid", "--fork"]
+    alone = machine.detached(["systemd-nspawn"], [tmp_path])
+    assert alone[:2] == ["setsid", "--fork"]
+    assert alone[-3:] == [str(tmp_path), "--", "systemd-nspawn"]
 
 
 def test_a_machine_that_was_never_made_cannot_boot(tmp_path: Path) -> None:
