@@ -56,7 +56,7 @@ TYPED = (
     "apps/router/router",
 )
 
-SIDE_BY_SIDE = ("--numprocesses=2", "--dist=loadscope")
+SIDE_BY_SIDE = ("--numprocesses=3", "--dist=loadscope")
 """The whole suite: the platform's tests wait a lot, so all others run beside them (tests/conftest.py)."""
 
 DESCRIPTION = """\

@@ -1,18 +1,25 @@
-"""Two workers share the suite: one has the platform's tests, whose order counts and which wait a lot, one has all others."""
+"""Three workers share the suite: the tests of one platform, whose order counts; those of platforms that are hurt; all others.
+
+Tests of machines wait most of their time, so three of them fill two cores.
+"""
 
 from __future__ import annotations
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+HURT = ("/test_kill", "/test_fencing", "/test_named_hosts")
 
-class PlatformBesideOthers(LoadScopeScheduling):
-    """Gives each worker one of the two parts."""
+
+class PlatformsBesideOthers(LoadScopeScheduling):
+    """Gives each worker one of the three parts."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "platform" if "/test_platform" in nodeid else "others"
+        if "/test_platform" in nodeid:
+            return "platform"
+        return "hurt" if any(name in nodeid for name in HURT) else "others"
 
 
 @pytest.hookimpl
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> PlatformBesideOthers:
-    return PlatformBesideOthers(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> PlatformsBesideOthers:
+    return PlatformsBesideOthers(config, log)

@@ -57,7 +57,8 @@ class HAProxy:
         """Start with `want` and wait until the worker answers. Raises `HAProxyFailed`."""
         self.paths.master.unlink(missing_ok=True)
         self._write(shape, want)
-        self._child = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL)
+        # A group of its own: a dyno's SIGTERM goes to the whole group (tini -g), and HAProxy drops every request at it.
+        self._child = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, process_group=0)
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
             if not self.alive:

@@ -216,6 +216,10 @@ class Router:
     def log(self) -> str:
         return "\n".join(self.lines)
 
+    def stop(self) -> None:
+        """SIGTERM as a dyno gets it: the first program (tini -g) hands it to the whole process group."""
+        os.killpg(self.process.pid, signal.SIGTERM)
+
     def masters(self) -> list[int]:
         return children(self.process.pid)
 
@@ -278,6 +282,7 @@ def router(tmp_path: Path, bus: Bus) -> Iterator[Callable[..., Router]]:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            process_group=0,
         )
         one = Router(process, ports["HTTP_PORT"], ports["HTTPS_PORT"])
         started.append(one)

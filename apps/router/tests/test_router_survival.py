@@ -23,7 +23,7 @@ def test_the_bus_dead_at_boot_leaves_the_last_good_table(
     bus: Bus, router: Callable[..., Router], backend: Callable[..., Backend]
 ) -> None:
     first = serving(bus, router, backend)
-    first.process.terminate()
+    first.stop()
     first.process.wait()
     bus.stop()
     second = router()
@@ -127,7 +127,7 @@ def test_sigterm_finishes_the_request_in_flight(
     with concurrent.futures.ThreadPoolExecutor() as pool:
         held = pool.submit(request, one.port, "/hold")
         until(lambda: bus.ack()["servers"]["one"]["sessions"] == 1, "the request is on the dyno")
-        one.process.terminate()
+        one.stop()
         until(lambda: refused(one.port), "no new connection is accepted")
         request(dyno.port, "/release")
         assert held.result().text == "one GET"
@@ -143,7 +143,7 @@ def test_sigterm_ends_within_its_time_though_a_request_never_does(
     with concurrent.futures.ThreadPoolExecutor() as pool:
         held = pool.submit(request, one.port, "/hold")
         until(lambda: bus.ack()["servers"]["one"]["sessions"] == 1, "the request is on the dyno")
-        one.process.terminate()
+        one.stop()
         assert one.process.wait(20) == 0
         assert held.exception() is not None
 
@@ -160,7 +160,7 @@ def test_two_routers_on_the_same_ports_hand_over_without_a_failed_request(
             load.more()
             new = router()
             load.more()
-            current.process.terminate()
+            current.stop()
             assert current.process.wait(30) == 0
             load.more()
             kept.more()
@@ -179,7 +179,7 @@ def test_while_two_routers_run_the_sessions_of_both_are_reported(
         held = pool.submit(request, old.port, "/hold")
         until(lambda: bus.ack()["servers"]["one"]["sessions"] == 1, "the request is on the dyno")
         router()
-        old.process.terminate()
+        old.stop()
         bus.applied(bus.table({"shop": [backend("two").entry()]}))
         assert bus.ack()["servers"]["one"]["sessions"] == 1
         request(dyno.port, "/release")
