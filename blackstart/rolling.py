@@ -101,8 +101,33 @@ def _slugs_of(client: Client, target: Target) -> list[str]:
 
 def config_changes(client: Client, target: Target) -> dict[str, str]:
     """Return the config vars to set. What an operator set besides stays."""
-    have = _asked(client, f"/apps/{target.name}/config-vars")
-    return {key: value for key, value in target.config.items() if have.get(key) != value}
+    return _changes(client, target.name, target.config)
+
+
+def is_configured(client: Client, name: str, wanted: dict[str, str]) -> bool:
+    """Whether a component serves with these config vars."""
+    return not _changes(client, name, wanted) and running(client, name).newest["status"] != "pending"
+
+
+def configure(client: Client, name: str, wanted: dict[str, str], log: Log) -> None:
+    """Give a component these config vars, and wait until it serves with them. Raises PlatformError; the old ones stay."""
+    before = running(client, name)
+
+    def set_them() -> bool:
+        changes = _changes(client, name, wanted)
+        if changes:
+            client.call("PATCH", f"/apps/{name}/config-vars", changes)
+        return True
+
+    wait_for(set_them, f"the config of {name}", seconds=BEGIN_SECONDS)
+    version = int(running(client, name).newest["version"])
+    log(f"{name} v{before.version} is being replaced by v{version}: {', '.join(wanted)}")
+    _require_success(client, name, version, before)
+
+
+def _changes(client: Client, name: str, wanted: dict[str, str]) -> dict[str, str]:
+    have = _asked(client, f"/apps/{name}/config-vars")
+    return {key: value for key, value in wanted.items() if have.get(key) != value}
 
 
 def _is_described(client: Client, target: Target) -> bool:

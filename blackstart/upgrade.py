@@ -31,6 +31,15 @@ from blackstart.up import (
 FIRST = "api"
 """It owns the database's schema, which the others read: the schema moves first, and old programs work with a newer one."""
 
+COMPILES_ON = "psmgr"
+"""Its config says on which stacks builds run."""
+
+
+def stack_vars(run: Run) -> dict[str, str]:
+    """Return the config vars that name the stacks of this checkout."""
+    config = run.platform.component_config(COMPILES_ON)
+    return {name: config[name] for name in ("STACK", "STACK_BUILD")}
+
 
 def upgrade_order(root: Path, only: Sequence[str] = ()) -> list[str]:
     """Return the components to upgrade, each after those that it needs. Raises BlackstartError for a name that is none."""
@@ -67,6 +76,13 @@ class Upgrade:
                 self.nodes_are_prepared,
                 needs=("stacks",),
             ),
+            Step(
+                "stack",
+                "Compile on this checkout's stack",
+                self.use_stack,
+                self.is_stack_used,
+                needs=("nodes", "reachable"),
+            ),
         )
         build = Step("build", "Compile the components on the platform", self.build, self.is_built, needs=("reachable",))
         rolls = tuple(self._roll_step(name) for name in self.order)
@@ -95,6 +111,16 @@ class Upgrade:
     def nodes_are_prepared(self, run: Run) -> bool:
         """Whether this run did it: only the deploy itself knows what it would change."""
         return self.prepared_nodes
+
+    def use_stack(self, run: Run) -> None:
+        """Let the process manager compile on the stacks of this checkout: what runs keeps the one it was compiled on."""
+        with observe.answering_client(run.platform) as client:
+            rolling.configure(client, COMPILES_ON, stack_vars(run), run.log("stack"))
+
+    def is_stack_used(self, run: Run) -> bool:
+        """Whether builds run on the stacks of this checkout."""
+        with observe.answering_client(run.platform) as client:
+            return rolling.is_configured(client, COMPILES_ON, stack_vars(run))
 
     def _missing(self, run: Run, client: Client) -> list[Target]:
         targets = [self.target(run, name) for name in self.order]
