@@ -28,13 +28,20 @@ def legacy() -> bool:
 
 
 def make(machine: str) -> list[Path]:
-    """Make the machine's groups, one in each hierarchy, below ours; return them."""
+    """Make the machine's groups, one in each hierarchy, below ours; return them. Raises MachineError."""
     groups = [parent / _name(machine) for parent in _ours()]
     for group in groups:
-        group.mkdir(exist_ok=True)
-        for inherited in INHERITED:
-            if (group / inherited).exists():
-                (group / inherited).write_text((group.parent / inherited).read_text())
+        try:
+            group.mkdir(exist_ok=True)
+            for inherited in INHERITED:
+                if (group / inherited).exists():
+                    (group / inherited).write_text((group.parent / inherited).read_text())
+        except OSError as error:
+            raise MachineError(
+                f"the control group {group} cannot be made",
+                why=str(error),
+                fix=f"mount {CGROUPS} so that root may write",
+            ) from error
     return groups
 
 
