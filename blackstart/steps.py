@@ -29,6 +29,10 @@ class Step(Generic[C]):
     needs: tuple[str, ...] = ()
 
 
+SETTLE_SECONDS = 30.0
+POLL_SECONDS = 0.5
+
+
 @dataclass(frozen=True)
 class Took:
     """How long a step took, in seconds; 0 when it was so already."""
@@ -56,9 +60,10 @@ def _run_step(step: Step[C], context: C, progress: Progress, journal: Journal) -
     try:
         with progress.step(step.name):
             step.run(context)
-            if not step.verify(context):
+            if not _comes_about(step, context):
                 raise ProofError(
-                    f"the step {step.name} ran without an error, but what it should bring about is not there",
+                    f"the step {step.name} ran without an error, but what it should bring about is not there "
+                    f"after {SETTLE_SECONDS:.0f} s",
                     fix="run the same command again; when it fails here again, look at the machines' logs",
                 )
     except BaseException as error:
@@ -67,6 +72,16 @@ def _run_step(step: Step[C], context: C, progress: Progress, journal: Journal) -
     seconds = time.monotonic() - started
     journal.add("step done", step=step.name, seconds=round(seconds, 2))
     return Took(step.name, seconds)
+
+
+def _comes_about(step: Step[C], context: C) -> bool:
+    """Whether what the step brings about is there in time: just after a black start, say, an API may answer and not answer."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while not step.verify(context):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
 
 
 def _reason(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from blackstart import steps
 from blackstart.errors import BlackstartError, ProofError
 from blackstart.journal import Journal
 from blackstart.progress import Progress
@@ -40,7 +41,15 @@ def test_a_step_that_holds_is_not_run(run):
     assert events == []
 
 
-def test_a_step_that_brings_nothing_about_is_no_success(run):
+def test_what_a_step_brings_about_may_be_there_a_moment_later(run, monkeypatch):
+    monkeypatch.setattr(steps, "POLL_SECONDS", 0.01)
+    answers = iter([False, False, True])
+    _, _, events = run(Step("one", "One", lambda world: None, lambda world: next(answers)))
+    assert events == ["step started", "step done"]
+
+
+def test_a_step_that_brings_nothing_about_is_no_success(run, monkeypatch):
+    monkeypatch.setattr(steps, "SETTLE_SECONDS", 0.05)
     with pytest.raises(ProofError, match="what it should bring about is not there"):
         run(Step("one", "One", lambda world: None, lambda world: False))
 

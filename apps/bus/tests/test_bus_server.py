@@ -225,8 +225,10 @@ def test_old_build_output_makes_room(bus: Component) -> None:
             connection.xadd(f"build:{number}", {"data": "x" * 500_000})
             connection.expire(f"build:{number}", 86400)
         assert connection.get("routes") == "table"
-        assert connection.exists("build:39") == 1
-        assert connection.exists("build:0") == 0
+        left = [number for number in range(40) if connection.exists(f"build:{number}")]
+        assert 39 in left
+        assert len(left) <= 16  # of half a megabyte each
+        assert sum(left) / len(left) > 20, left  # mostly the older ones went: Redis samples, it does not sort
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="mounting a small disk needs root")
