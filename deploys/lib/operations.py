@@ -14,6 +14,7 @@ from deploys.lib.facts import Components, Engine, EngineNodes, Images, JoinToken
 
 Commands = Generator[StringCommand, None, None]
 WAIT_SECONDS = 60
+ADDRESS_SECONDS = 30
 STAGE0_STARTS = (
     "systemctl is-enabled --quiet blackstart-psmgr.service blackstart-api.service blackstart-objects.service"
 )
@@ -178,9 +179,9 @@ def _by_address(members: list[dict[str, Any]] | None) -> dict[str, dict[str, Any
 
 
 def _address(member: dict[str, Any]) -> str:
-    """A manager's own address is in its ManagerStatus; its Status.Addr may be 0.0.0.0."""
+    """A manager's own address is in its ManagerStatus; its Status.Addr may be 0.0.0.0. Empty just after a join."""
     manager = member.get("ManagerStatus") or {}
-    return str(manager.get("Addr", "").rpartition(":")[0] or member["Status"]["Addr"])
+    return str(manager.get("Addr", "").rpartition(":")[0] or member["Status"].get("Addr", ""))
 
 
 def _is_reachable_manager(member: dict[str, Any]) -> bool:
@@ -192,13 +193,18 @@ _ADDRESS_OF = "{{if .ManagerStatus}}{{.ManagerStatus.Addr}}{{else}}{{.Status.Add
 
 
 def _for_each_member(addresses: list[str], action: str) -> str:
-    """Return a shell line that runs `action` with $id for the member of each address, and fails when one is missing."""
+    """Return a shell line that runs `action` with $id for the member of each address, and fails when one stays missing.
+
+    One that has just joined has no address for a moment.
+    """
     find = f"docker node ls -q | xargs docker node inspect --format '{_ADDRESS_OF}'"
     lines = []
     for address in addresses:
         pattern = address.replace(".", "\\.")
         lines.append(
-            f"id=$({find} | sed -n 's/^{pattern}\\(:[0-9]*\\)\\{{0,1\\}} //p' | tail -n 1); test -n \"$id\" && {action}"
+            f"for try in $(seq {ADDRESS_SECONDS * 2}); do "
+            f"id=$({find} | sed -n 's/^{pattern}\\(:[0-9]*\\)\\{{0,1\\}} //p' | tail -n 1); "
+            f'test -n "$id" && break; sleep 0.5; done; test -n "$id" && {action}'
         )
     return " && ".join(f"({line})" for line in lines)
 
