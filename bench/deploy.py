@@ -35,8 +35,8 @@ SECONDS = 300.0
 PORT = 8099
 DOCKERFILE = """FROM {image}
 COPY ca-bundle.pem /ca.pem
-ENV SSL_CERT_FILE=/ca.pem PATH=/app/.venv/bin:/usr/local/bin:/usr/bin:/bin
-WORKDIR /app
+ENV SSL_CERT_FILE=/ca.pem PATH=/srv/app/.venv/bin:/usr/local/bin:/usr/bin:/bin
+WORKDIR /srv/app
 COPY requirements.txt .
 RUN uv venv --quiet --python /usr/bin/python3 .venv && uv pip install --quiet --python .venv/bin/python -r requirements.txt
 COPY . .

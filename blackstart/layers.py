@@ -173,14 +173,19 @@ class Layer:
     digest: str
 
 
-def image_config(layers: Iterable[Layer], *, architecture: str, env: Iterable[str]) -> bytes:
-    """Return the image's config; its sha256 is the image's id. It has no entry point and no command."""
+def image_config(
+    layers: Iterable[Layer], *, architecture: str, env: Iterable[str], volumes: Iterable[str] = ()
+) -> bytes:
+    """Return the image's config; its sha256 is the image's id. It has no entry point and no command.
+
+    Each container gets a volume of its own at the paths `volumes`, which ends with it.
+    """
     digests = [f"sha256:{layer.digest}" for layer in layers]
     config = {
         "architecture": architecture,
         "os": "linux",
         "created": CREATED,
-        "config": {"Env": list(env)},
+        "config": {"Env": list(env), "Volumes": {path: {} for path in volumes}},
         "rootfs": {"type": "layers", "diff_ids": digests},
         "history": [{"created": CREATED, "created_by": "blackstart"} for _ in digests],
     }

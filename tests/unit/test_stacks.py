@@ -203,7 +203,7 @@ def test_an_archive_is_a_function_of_its_layers_and_named_by_its_config(tmp_path
     layer = Layer(
         tmp_path / "layer", write_layer(tmp_path / "layer", [folder_entry("bin"), link_entry("bin/sh", "bash")])
     )
-    config = image_config([layer], architecture="amd64", env=stacks.ENV)
+    config = image_config([layer], architecture="amd64", env=stacks.ENV, volumes=stacks.VOLUMES)
     for name in ("one", "two"):
         write_archive(tmp_path / name, "127.0.0.1:1/x:y", config, [layer])
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
