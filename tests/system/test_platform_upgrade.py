@@ -80,10 +80,12 @@ def test_an_upgrade_whose_build_fails_replaces_nothing(it, tmp_path):
     assert [_running(it, name)["version"] for name in COMPONENTS] == before
 
 
-def test_a_good_upgrade_replaces_every_component_and_no_request_fails(it, tmp_path):
+def test_a_good_upgrade_to_another_stack_replaces_every_component_and_no_request_fails(it, tmp_path):
     root = checkout_copy(tmp_path / "checkout")
     for name in COMPONENTS:
         (root / "apps" / name / "HARMLESS").write_text(f"{tmp_path.name}\n")
+    with (root / "templates" / "stack" / "dyno").open("a") as program:
+        program.write("# another stack\n")
     before = {name: _running(it, name)["version"] for name in COMPONENTS}
     with Load(it.platform, "steady") as load:
         done = _upgrade(it, root)
