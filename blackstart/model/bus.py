@@ -12,6 +12,7 @@ EVENTS = "events"
 ROUTES = "routes"
 STREAM_SECONDS = 86_400
 ABLE_SECONDS = 10
+ROUTER_SECONDS = 15
 TRUST = "/etc/blackstart/trust/ca.pem"
 
 
@@ -21,7 +22,7 @@ def build_stream(build_id: object) -> str:
 
 
 def router_key(node: str) -> str:
-    """Return the key in which the router of `node` says what it has applied."""
+    """Return the key in which the router of `node` says what it has applied, for ROUTER_SECONDS."""
     return f"router:{node}"
 
 

@@ -6,6 +6,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 
 import redis
@@ -36,6 +37,7 @@ from psmgr.plan import (
     Succeed,
     begun_at,
     plan_app,
+    serving,
 )
 from psmgr.restarts import Restarts
 from psmgr.settings import Settings
@@ -105,9 +107,11 @@ class Reconciler:
         self._board.read(nodes)
         healthy = self._probe(services, nodes, desired)
         by_app = _by_app(services)
+        facts = self._facts(desired, nodes, services, by_app, healthy)
         planned = routes.routing_table(
             self._settings.domain,
             desired.apps,
+            _serving(desired, by_app, facts),
             by_app,
             {node.id: node for node in nodes},
             healthy,
@@ -116,7 +120,11 @@ class Reconciler:
         )
         if self._board.known or healthy or planned["hosts"]:
             self._guards.run("routes", partial(self._publish, planned, leader))
-        facts = self._facts(desired, nodes, services, by_app, healthy, planned)
+        facts = replace(
+            facts,
+            drained=self._board.drained(desired.apps, services, planned),
+            taken=self._board.taken(planned),
+        )
         for app in desired.apps:
             self._guards.run(f"app {app.name}", partial(self._app, app, by_app, facts, engine, leader))
         self._orphans(desired, services, engine)
@@ -193,8 +201,8 @@ class Reconciler:
         services: tuple[Service, ...],
         by_app: dict[str, list[Service]],
         healthy: frozenset[str],
-        planned: routes.Table,
     ) -> Facts:
+        """Return what is known before the routes are planned."""
         clock = time.time()
         self._begun = {
             app.rolling.id: self._begun.get(app.rolling.id) or begun_at(app.rolling, by_app.get(str(app.id), ()), clock)
@@ -208,7 +216,6 @@ class Reconciler:
             present=frozenset(self._fetcher.present),
             settled=self._fetcher.settled(),
             healthy=healthy,
-            drained=self._board.drained(desired.apps, services, planned),
             overdue=frozenset(overdue),
             obstacles=dict(self._fetcher.obstacles),
             damaged=frozenset(
@@ -402,6 +409,11 @@ class Reconciler:
             if self._told_broken.get(name) != why:
                 log.warning("app=%s is left as it is: %s", name, why)
         self._told_broken = dict(desired.broken)
+
+
+def _serving(desired: Desired, by_app: dict[str, list[Service]], facts: Facts) -> dict[uuid.UUID, WantedRelease]:
+    found = {app.id: serving(app, by_app.get(str(app.id), ()), facts) for app in desired.apps}
+    return {app_id: release for app_id, release in found.items() if release is not None}
 
 
 def _by_app(services: Iterable[Service]) -> dict[str, list[Service]]:

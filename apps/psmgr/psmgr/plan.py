@@ -102,7 +102,8 @@ class Facts:
 
     `present`: pairs (node id, slug). `settled`: slugs whose fetch was tried on every ready node and is on some.
     `healthy`: task ids that answered. `drained`: service ids that get no requests. `overdue`: releases (ids)
-    over their deadline. `proven`: task ids of dynos that say that they do their work (None: not known, not asked for).
+    over their deadline. `taken`: names of apps whose planned routes every router uses.
+    `proven`: task ids of dynos that say that they do their work (None: not known, not asked for).
     `obstacles`: slug to the reason why it cannot be fetched. `damaged`: releases (ids) whose slug the object store
     does not hold as it was made; no wait helps them.
     """
@@ -118,6 +119,7 @@ class Facts:
     damaged: frozenset[uuid.UUID] = frozenset()
     boot_s: float = 60.0
     proven: frozenset[str] | None = None
+    taken: frozenset[str] = frozenset()
 
     @property
     def ready(self) -> tuple[Node, ...]:
@@ -173,7 +175,7 @@ def _actions(app: WantedApp, existing: tuple[Service, ...], facts: Facts) -> tup
     actions.extend(_removals(own, wanted, facts))
     actions.extend(Fetch(slug) for slug in _missing_slugs(app, own, facts))
     actions.extend(_starts(own, wanted, facts))
-    if app.rolling is not None and is_healthy(app.rolling, own, facts):
+    if app.rolling is not None and is_healthy(app.rolling, own, facts) and _is_served(app, app.rolling, facts):
         actions.append(Succeed(app.rolling))
     return tuple(actions)
 
@@ -248,6 +250,19 @@ def _obstacle(release: WantedRelease, services: list[Service], facts: Facts) -> 
             port = f" does not listen on $PORT ({spec.WEB_PORT})" if process.routed else " does not stay up"
             return f"{process.type}{port if not told else f' is not up: {told}'}"
     return "it took too long"
+
+
+def serving(app: WantedApp, services: Iterable[Service], facts: Facts) -> WantedRelease | None:
+    """Return the release whose dynos get requests: the new one from the moment it is healthy, until then the old one."""
+    own = tuple(service for service in services if service.labels.get(spec.KIND) == "process")
+    if app.rolling is not None and is_healthy(app.rolling, own, facts):
+        return app.rolling
+    return app.current
+
+
+def _is_served(app: WantedApp, release: WantedRelease, facts: Facts) -> bool:
+    """Return whether routers send requests to `release`: who reads that it succeeded may ask it at once."""
+    return app.name in facts.taken or not any(process.routed for process in release.processes)
 
 
 def is_healthy(release: WantedRelease, services: tuple[Service, ...], facts: Facts) -> bool:

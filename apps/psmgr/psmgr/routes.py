@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from psmgr import spec
-from psmgr.desired import WantedApp
+from psmgr.desired import WantedApp, WantedRelease
 from psmgr.engine import Node, Service, Task
 from psmgr.plan import version_of
 
@@ -27,13 +28,14 @@ class Ack:
 def routing_table(
     domain: str,
     apps: Iterable[WantedApp],
+    serving: Mapping[uuid.UUID, WantedRelease],
     services: Mapping[str, Iterable[Service]],
     nodes: Mapping[str, Node],
     healthy: frozenset[str],
     previous: Table,
     leaving: frozenset[str] = frozenset(),
 ) -> Table:
-    """Return the table without its version. `services` are by app id; `previous` is the last table.
+    """Return the table without its version. `serving` and `services` are by app id; `previous` is the last table.
 
     A dyno that was never routed does not appear in order to be drained. One that is `leaving` (a restart) is
     drained while another one serves.
@@ -42,33 +44,35 @@ def routing_table(
     found: dict[str, Any] = {}
     before = {name: routed_ids(previous, name) for name in previous["apps"]}
     for app in sorted(apps, key=lambda app: app.name):
-        if app.deleting or app.current is None:
+        release = serving.get(app.id)
+        if app.deleting or release is None:
             continue
-        if not any(process.routed for process in app.current.processes) and app.name not in before:
+        if not any(process.routed for process in release.processes) and app.name not in before:
             continue
         hosts[f"{app.name}.{domain}"] = app.name
         hosts.update(dict.fromkeys(app.hostnames, app.name))
         tls = app.component is not None and app.component.process("web").tls
-        servers = _servers(app, services.get(str(app.id), ()), nodes, healthy, before.get(app.name, frozenset()))
+        own = services.get(str(app.id), ())
+        servers = _servers(app, release, own, nodes, healthy, before.get(app.name, frozenset()))
         found[app.name] = {"tls": tls, "servers": [] if app.maintenance else _spared(servers, leaving)}
     return {"hosts": dict(sorted(hosts.items())), "apps": found}
 
 
 def _servers(
     app: WantedApp,
+    release: WantedRelease,
     services: Iterable[Service],
     nodes: Mapping[str, Node],
     healthy: frozenset[str],
     before: frozenset[str],
 ) -> list[dict[str, Any]]:
-    current = app.current
-    wanted = current is not None and any(process.routed for process in current.processes)
+    wanted = any(process.routed for process in release.processes)
     servers = []
     for service in services:
         own = service.labels.get(spec.KIND) == "process"
         if not own or not spec.is_routed(app.component, service.labels[spec.PROCESS]):
             continue
-        serves = wanted and current is not None and version_of(service) == current.version
+        serves = wanted and version_of(service) == release.version
         for task in service.tasks:
             server = _server(task, nodes, ready=serves and task.wanted and task.id in healthy)
             if server is not None and (server["state"] == "ready" or task.id in before):

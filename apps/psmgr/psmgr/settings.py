@@ -52,7 +52,7 @@ class Settings:
     boot_timeout_s: int = 60
     fetch_timeout_s: int = 100
     drain_s: int = 30
-    ack_s: int = 10
+    ack_s: int = 30
     gc_s: int = 3600
     package_sources: tuple[tuple[str, str], ...] = ()
 
@@ -100,7 +100,7 @@ def settings_from(env: Mapping[str, str] = os.environ) -> Settings:
         boot_timeout_s=_number(env, "BOOT_TIMEOUT_S", 60),
         fetch_timeout_s=_number(env, "FETCH_TIMEOUT_S", 100),
         drain_s=_number(env, "DRAIN_S", 30),
-        ack_s=_number(env, "ACK_S", 10),
+        ack_s=_number(env, "ACK_S", 30),
         gc_s=_number(env, "GC_S", 3600),
         package_sources=tuple((key, env[key]) for key in PACKAGE_SOURCES if env.get(key)),
     )

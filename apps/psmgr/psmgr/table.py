@@ -27,6 +27,7 @@ class RouteBoard:
         self._table: routes.Table | None = None
         self._acks: list[routes.Ack] = []
         self._routers_seen_at: float | None = None
+        self._changed: dict[str, tuple[int, float]] = {}
         self._draining: dict[str, float] = {}
         self._silent = False
         self._missing = True
@@ -59,7 +60,7 @@ class RouteBoard:
             self._silent = False
         found = routes.parse_table(values[0])
         if found is not None and (self._table is None or found[0] > self._version):
-            self._version, self._table = found
+            self._use(*found)
         acks = [routes.parse_ack(value) for value in values[1:]]
         self._acks = [ack for ack in acks if ack is not None]
         if self._acks:
@@ -80,9 +81,40 @@ class RouteBoard:
         except redis.RedisError as error:
             self._tell(error)
             return False
-        self._version, self._table, self._missing = version, table, False
+        self._use(version, table)
+        self._missing = False
         log.info("routes version=%d apps=%d", version, len(table["apps"]))
         return True
+
+    def _use(self, version: int, table: routes.Table) -> None:
+        """Take `table` for what routers use, and remember since which version each app is routed as it is there."""
+        before, now = self.table["apps"], time.monotonic()
+        self._changed = {
+            app: self._changed[app] if app in self._changed and entry == before.get(app) else (version, now)
+            for app, entry in table["apps"].items()
+        }
+        self._version, self._table = version, table
+
+    def taken(self, planned: routes.Table) -> frozenset[str]:
+        """Return the apps whose routes in `planned` every router uses.
+
+        A router that does not acknowledge is waited for `ack_s`; while the bus is dead, nobody can be waited for.
+        """
+        if self._silent:
+            return frozenset(planned["apps"])
+        published = self.table["apps"]
+        return frozenset(
+            app for app, entry in planned["apps"].items() if entry == published.get(app) and self._is_taken(app)
+        )
+
+    def _is_taken(self, app: str) -> bool:
+        version, since = self._changed[app]
+        now = time.monotonic()
+        if now - since >= self._ack_s:
+            return True
+        if not self._acks:  # routers that said something a moment ago are there, and say it again
+            return self._routers_seen_at is None or now - self._routers_seen_at >= bus.ROUTER_SECONDS
+        return all(ack.version >= version for ack in self._acks)
 
     def proven(self, tasks: Iterable[str]) -> frozenset[str]:
         """Return which of these dynos said that they do their work."""

@@ -50,6 +50,80 @@ def test_a_new_release_takes_over_only_when_routers_know_it(world: Any) -> None:
     world.until(lambda: len(world.routes()["apps"]["shop"]["servers"]) == 1)
 
 
+def patient(world: Any) -> None:
+    """Let the process manager wait for routers as long as the test lasts."""
+    world.settings = dataclasses.replace(world.settings, ack_s=600)
+    world.reconciler = world.fresh_reconciler()
+
+
+def is_routed(world: Any, task: str) -> bool:
+    return {"id": task, "state": "ready"}.items() <= next(
+        (server for server in world.routes()["apps"]["shop"]["servers"] if server["id"] == task), {}
+    ).items()
+
+
+def test_a_release_succeeds_once_every_router_uses_it(world: Any) -> None:
+    patient(world)
+    app = world.app("shop")
+    world.release(app)
+    world.until(lambda: world.status(app, 1) == "succeeded")
+    assert world.routes()["hosts"] == {"shop.t.internal": "shop"}
+    world.ack()
+    world.release(app, slug="2" * 64)
+    world.until(lambda: world.engine.named("t_shop_web_v2"))
+    new = world.engine.named("t_shop_web_v2").tasks[0].id
+    world.until(lambda: is_routed(world, new))
+    for _ in range(5):
+        world.step()
+    assert world.status(app, 2) == "pending"
+    world.ack()
+    world.step()
+    assert world.status(app, 2) == "succeeded"
+
+
+def test_a_router_that_takes_no_table_holds_no_release_for_ever(world: Any) -> None:
+    app = world.app("shop")
+    world.release(app)
+    world.until(lambda: world.status(app, 1) == "succeeded")
+    world.ack()
+    world.release(app, slug="2" * 64)
+    world.until(lambda: world.status(app, 2) == "succeeded")
+
+
+def test_other_apps_do_not_hold_a_release_that_routers_use(world: Any) -> None:
+    patient(world)
+    app, other = world.app("shop"), world.app("other")
+    world.release(app)
+    world.until(lambda: world.status(app, 1) == "succeeded")
+    world.ack()
+    world.release(app, slug="2" * 64)
+    world.until(lambda: world.engine.named("t_shop_web_v2"))
+    new = world.engine.named("t_shop_web_v2").tasks[0].id
+    world.until(lambda: is_routed(world, new))
+    version = world.routes()["version"]
+    world.release(other, slug="3" * 64)
+    world.until(lambda: "other" in world.routes()["apps"])
+    world.ack(behind=world.routes()["version"] - version)
+    world.step()
+    assert (world.status(app, 2), world.status(other, 1)) == ("succeeded", "pending")
+
+
+def test_a_release_that_crashes_while_routers_take_it_is_given_up(world: Any) -> None:
+    patient(world)
+    app = world.app("shop")
+    world.release(app)
+    world.until(lambda: world.status(app, 1) == "succeeded")
+    world.ack()
+    old = world.engine.named("t_shop_web_v1").tasks[0].id
+    world.release(app, slug="2" * 64)
+    world.until(lambda: world.engine.named("t_shop_web_v2") and not is_routed(world, old))
+    service = world.engine.named("t_shop_web_v2")
+    crashed = tuple(dataclasses.replace(service.tasks[0], id=f"x{i}", phase="failed", exit_code=1) for i in range(3))
+    world.engine.running[service.id] = dataclasses.replace(service, tasks=crashed)
+    world.until(lambda: world.status(app, 2) == "failed")
+    world.until(lambda: is_routed(world, old))
+
+
 def test_without_the_bus_no_web_process_is_taken_away(world: Any, monkeypatch: Any) -> None:
     app = world.app("shop")
     world.release(app)

@@ -24,6 +24,7 @@ from psmgr.plan import (
     Scale,
     Succeed,
     plan_app,
+    serving,
     version_of,
 )
 
@@ -65,9 +66,12 @@ def service(type_: str, version: int, *tasks: Task, replicas: int | None = 1) ->
     return Service(f"{type_}-{version}", f"{type_}-{version}", labels, mode, replicas, NOW - 20, tasks)
 
 
+TAKEN = frozenset({"shop"})
+
+
 def facts(*, has: Sequence[int] = (1, 2, 3), **more: object) -> Facts:
     present = frozenset((node.id, slug(version)) for node in NODES for version in has)
-    return dataclasses.replace(Facts(NOW, NODES, present), **more)  # type: ignore[arg-type]
+    return dataclasses.replace(Facts(NOW, NODES, present, taken=TAKEN), **more)  # type: ignore[arg-type]
 
 
 def plan(wanted: WantedApp, services: Sequence[Service] = (), known: Facts | None = None) -> list[Action]:
@@ -138,7 +142,21 @@ def test_the_old_release_runs_until_the_new_one_is_healthy() -> None:
     assert plan(both, [old]) == [Create(rolling, WEB)]
     assert plan(both, [old, new], facts(healthy=frozenset({"a"}))) == []
     assert plan(both, [old, new], facts(healthy=frozenset({"a", "b"}))) == [Succeed(rolling)]
+    assert plan(both, [old, new], facts(healthy=frozenset({"a", "b"}), taken=frozenset())) == []
     assert plan(app(release(2, WEB)), [old, new]) == [Drain(old)]
+
+
+def test_a_new_release_gets_requests_from_the_moment_it_is_healthy() -> None:
+    old, new, current, rolling = (
+        service("web", 1, task("a")),
+        service("web", 2, task("b")),
+        release(1, WEB),
+        pending(2, WEB),
+    )
+    both = app(current, rolling)
+    assert serving(both, [old, new], facts(healthy=frozenset({"a"}))) == current
+    assert serving(both, [old, new], facts(healthy=frozenset({"a", "b"}))) == rolling
+    assert serving(app(rolling=rolling), [new], facts()) is None
 
 
 def test_a_worker_is_healthy_after_two_seconds() -> None:
@@ -299,7 +317,7 @@ def test_following_the_plan_arrives_and_then_rests(
         healthy = frozenset(t.id for found in services for t in found.tasks if t.phase == "running")
         routed = wanted.current.version if wanted.current is not None else 0
         drained = frozenset(found.id for found in services if version_of(found) != routed)
-        known = Facts(NOW, NODES, frozenset(present), healthy=healthy, drained=drained)
+        known = Facts(NOW, NODES, frozenset(present), healthy=healthy, drained=drained, taken=TAKEN)
         actions = plan_app(wanted, services, known)
         assert plan_app(wanted, services, known) == actions
         _never_both(services)

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 
 import redis
 
-from blackstart.model.bus import ABLE_SECONDS, ROUTES, able_key, connect, router_key
+from blackstart.model.bus import ABLE_SECONDS, ROUTER_SECONDS, ROUTES, able_key, connect, router_key
 from router.ack import Report, merged, parse
 
 LOG = logging.getLogger("router")
 POLL_SECONDS = 5.0
-ACK_SECONDS = 15
 FAILURES = (redis.RedisError, OSError, ValueError)
 
 
@@ -129,17 +128,17 @@ class Announcer(Link):
         index, now = f"routers-of:{self._node}", time.time()
         member = f"router-instance:{self._node}:{self._instance}"
         pipe = client.pipeline()
-        pipe.set(member, own.dump(), ex=ACK_SECONDS)
+        pipe.set(member, own.dump(), ex=ROUTER_SECONDS)
         pipe.zadd(index, {member: now})
-        pipe.zremrangebyscore(index, 0, now - ACK_SECONDS)
-        pipe.expire(index, ACK_SECONDS)
+        pipe.zremrangebyscore(index, 0, now - ROUTER_SECONDS)
+        pipe.expire(index, ROUTER_SECONDS)
         if self._task and own.version > 0 and not own.error and not own.stopping:
             pipe.set(able_key(self._task), "able", ex=ABLE_SECONDS)
         pipe.zrange(index, 0, -1)
         others = [name for name in pipe.execute()[-1] if name != member]
         texts = client.mget(others) if others else []
         both = merged([own, *(parse(text) for text in texts if isinstance(text, str))])
-        client.set(router_key(self._node), both.dump(), ex=ACK_SECONDS)
+        client.set(router_key(self._node), both.dump(), ex=ROUTER_SECONDS)
 
     def withdraw(self) -> None:
         """Take this router's own report back: it has stopped. Best effort; it expires by itself."""
