@@ -15,6 +15,12 @@ def kinds(world: Any) -> list[str]:
     return [write for write in world.engine.writes if "_fetch_" not in write]
 
 
+def is_routed(world: Any, task: str) -> bool:
+    return {"id": task, "state": "ready"}.items() <= next(
+        (server for server in world.routes()["apps"]["shop"]["servers"] if server["id"] == task), {}
+    ).items()
+
+
 def test_a_release_becomes_a_service_and_a_route(world: Any) -> None:
     app = world.app("shop")
     world.release(app)
@@ -37,12 +43,12 @@ def test_a_new_release_takes_over_only_when_routers_know_it(world: Any) -> None:
     world.ack()
     old = world.engine.named("t_shop_web_v1").tasks[0].id
     world.release(app, slug="2" * 64)
+    world.until(lambda: not is_routed(world, old))
+    world.ack(sessions={old: 1})
     world.until(lambda: world.status(app, 2) == "succeeded")
-    world.step()
     states = {server["id"]: server["state"] for server in world.routes()["apps"]["shop"]["servers"]}
     assert states[old] == "drain"
     assert sorted(states.values()) == ["drain", "ready"]
-    world.ack(sessions={old: 1})
     world.step()
     assert world.engine.named("t_shop_web_v1") is not None
     world.ack(sessions={old: 0})
@@ -54,12 +60,6 @@ def patient(world: Any) -> None:
     """Let the process manager wait for routers as long as the test lasts."""
     world.settings = dataclasses.replace(world.settings, ack_s=600)
     world.reconciler = world.fresh_reconciler()
-
-
-def is_routed(world: Any, task: str) -> bool:
-    return {"id": task, "state": "ready"}.items() <= next(
-        (server for server in world.routes()["apps"]["shop"]["servers"] if server["id"] == task), {}
-    ).items()
 
 
 def test_a_release_succeeds_once_every_router_uses_it(world: Any) -> None:
