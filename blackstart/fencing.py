@@ -19,6 +19,7 @@ import datetime
 import json
 import shlex
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -28,12 +29,12 @@ from blackstart import observe
 from blackstart.ca import retire_leaf
 from blackstart.client import Client, wait_for
 from blackstart.dynos import inside, run_argv
-from blackstart.errors import PlatformError, ProofError
+from blackstart.errors import ProofError
 from blackstart.model.dyno import BUNDLE
 from blackstart.ownership import IDENTITY, carried_identity, identity
 from blackstart.platform import OBJECTS_PORT, TRUST_CA, Platform, bus_url, database_url
 from blackstart.remote import Remote, connected
-from blackstart.rolling import running
+from blackstart.rolling import ConfigVars, Correction, configure, differing, is_configured
 from blackstart.run import Run
 
 KEPT = "fencing.json"
@@ -55,7 +56,6 @@ CREDENTIAL_VARS = (
 TLS_VARS = ("TLS_CERT", "TLS_KEY")
 BOOTSTRAP = "operator (bootstrap)"
 FENCED = "operator (fenced)"
-RELEASE_SECONDS = 240.0
 ANSWER_SECONDS = 90.0
 ENGINE_SECONDS = 120.0
 TRIAL_SECONDS = 120.0
@@ -91,7 +91,7 @@ def _is_fenced(platform: Platform) -> bool:
     if not retired or retired["api_token"] == platform.secrets["api_token"]:
         return False
     with _client(platform) as client:
-        if not all(_runs_with(client, name, _wanted(platform, name)) for name in (*STORES, *CONSUMERS)):
+        if not _are_configured(client, _corrections(platform, (*STORES, *CONSUMERS))):
             return False
         if _outdated_authorizations(platform, client):
             return False
@@ -145,13 +145,17 @@ def _fence_stores(run: Run) -> None:
     with _client(platform) as client:
         replace_token(platform, client)
     with _client(platform) as client:
-        if not all(_runs_with(client, name, _wanted(platform, name)) for name in CONSUMERS):
+        consumers = _corrections(platform, CONSUMERS)
+        if not _are_configured(client, consumers):
             add_login(platform)
-            _configure(client, {name: _both(platform, name) for name in ("bus", "objects")})
+            configure(
+                client, {name: partial(credential_changes, _both(platform, name)) for name in ("bus", "objects")}, say
+            )
             say("the stores accept the new credentials beside the old")
-            _configure(client, {name: _wanted(platform, name) for name in CONSUMERS})
+            configure(client, consumers, say)
             say("the components use the new credentials")
-        _configure(client, {name: _wanted(platform, name) for name in STORES})
+        # The database comes last: then nobody answers.
+        configure(client, _corrections(platform, STORES), say)
         say("the stores accept the new credentials only")
         wait_for(partial(_delete_outdated, platform, client), "the old API token's end", seconds=ANSWER_SECONDS)
     say("the operator's old API token is deleted")
@@ -170,48 +174,22 @@ def _wanted(platform: Platform, name: str) -> dict[str, str]:
     return {key: value for key, value in config.items() if key in (*CREDENTIAL_VARS, *TLS_VARS)}
 
 
-def _changes(have: dict[str, str], wanted: dict[str, str]) -> dict[str, str | None]:
+def credential_changes(wanted: dict[str, str], have: dict[str, str]) -> ConfigVars:
     """Return the change of config vars that makes `have` `wanted`: none while the credentials are right.
 
     A certificate changes with the credentials only: one that is renewed later must not open the fence again.
     """
-    differs: dict[str, str | None] = {key: value for key, value in wanted.items() if have.get(key) != value}
-    gone: dict[str, str | None] = {key: None for key in have if key.startswith("OLD_") and key not in wanted}
+    differs = differing(wanted)(have)
+    gone: ConfigVars = {key: None for key in have if key.startswith("OLD_") and key not in wanted}
     return {} if not gone and set(differs) <= set(TLS_VARS) else {**differs, **gone}
 
 
-def _runs_with(client: Client, name: str, wanted: dict[str, str]) -> bool:
-    """Whether a component serves with this config: a release that failed after it, of an upgrade say, changes nothing."""
-    have = client.call("GET", f"/apps/{name}/config-vars")
-    return not _changes(have, wanted) and running(client, name).newest["status"] != "pending"
+def _corrections(platform: Platform, names: Iterable[str]) -> dict[str, Correction]:
+    return {name: partial(credential_changes, _wanted(platform, name)) for name in names}
 
 
-def _configure(client: Client, wanted: dict[str, dict[str, str]]) -> None:
-    """Give components their config and wait until each runs with it. The database comes last: then nobody answers."""
-    for name, config in wanted.items():
-        wait_for(partial(_set, client, name, config), f"the config of {name}", seconds=ANSWER_SECONDS)
-    for name, config in wanted.items():
-        _require_success(client, name, config)
-
-
-def _set(client: Client, name: str, config: dict[str, str]) -> bool:
-    """Change what differs. It may be called again: a router that hands over closes the connection in the middle (seen)."""
-    changes = _changes(client.call("GET", f"/apps/{name}/config-vars"), config)
-    if changes:
-        client.call("PATCH", f"/apps/{name}/config-vars", changes)
-    return True
-
-
-def _require_success(client: Client, name: str, config: dict[str, str]) -> None:
-    """Wait until nothing of a component is being released. Raises PlatformError when what serves has another config."""
-    release = client.released(name, running(client, name).newest["version"], seconds=RELEASE_SECONDS)
-    if wait_for(lambda: _runs_with(client, name, config), f"the config of {name}", seconds=ANSWER_SECONDS):
-        return
-    raise PlatformError(
-        f"release v{release['version']} of {name} failed",
-        why=str(release.get("failure") or ""),
-        fix="what ran before goes on; remove the cause and run this again",
-    )
+def _are_configured(client: Client, corrections: dict[str, Correction]) -> bool:
+    return all(is_configured(client, name, correct) for name, correct in corrections.items())
 
 
 def add_login(platform: Platform) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ NEWEST_FIRST = {"Range": "created_at ..; order=desc,max=200"}
 NEWEST_RELEASES_FIRST = {"Range": "version ..; order=desc,max=200"}
 
 Log = Callable[[str], None]
+ConfigVars = dict[str, str | None]
+"""A change of config vars as the API takes it: None takes one away."""
+
+Correction = Callable[[dict[str, str]], ConfigVars]
+"""From the config vars that a component has to the change that makes them right; nothing when they are."""
 
 
 @dataclass(frozen=True)
@@ -99,35 +105,46 @@ def _slugs_of(client: Client, target: Target) -> list[str]:
     ]
 
 
-def config_changes(client: Client, target: Target) -> dict[str, str]:
+def config_changes(client: Client, target: Target) -> ConfigVars:
     """Return the config vars to set. What an operator set besides stays."""
-    return _changes(client, target.name, target.config)
+    return _changes(client, target.name, differing(target.config))
 
 
-def is_configured(client: Client, name: str, wanted: dict[str, str]) -> bool:
-    """Whether a component serves with these config vars."""
-    return not _changes(client, name, wanted) and running(client, name).newest["status"] != "pending"
+def differing(wanted: dict[str, str]) -> Correction:
+    """Return the correction that sets the `wanted` config vars and leaves all others."""
+    return lambda have: {key: value for key, value in wanted.items() if have.get(key) != value}
 
 
-def configure(client: Client, name: str, wanted: dict[str, str], log: Log) -> None:
-    """Give a component these config vars, and wait until it serves with them. Raises PlatformError; the old ones stay."""
-    before = running(client, name)
-
-    def set_them() -> bool:
-        changes = _changes(client, name, wanted)
-        if changes:
-            client.call("PATCH", f"/apps/{name}/config-vars", changes)
-        return True
-
-    wait_for(set_them, f"the config of {name}", seconds=BEGIN_SECONDS)
-    version = int(running(client, name).newest["version"])
-    log(f"{name} v{before.version} is being replaced by v{version}: {', '.join(wanted)}")
-    _require_success(client, name, version, before)
+def is_configured(client: Client, name: str, correct: Correction) -> bool:
+    """Whether a component serves with the right config: a release that failed after it, of an upgrade say, changes nothing."""
+    return not _changes(client, name, correct) and running(client, name).newest["status"] != "pending"
 
 
-def _changes(client: Client, name: str, wanted: dict[str, str]) -> dict[str, str]:
-    have = _asked(client, f"/apps/{name}/config-vars")
-    return {key: value for key, value in wanted.items() if have.get(key) != value}
+def configure(client: Client, corrections: dict[str, Correction], log: Log) -> None:
+    """Correct components' config side by side, each name's in turn, and wait until every one serves with it.
+
+    Raises PlatformError; what ran before goes on.
+    """
+    before = {name: running(client, name) for name in corrections}
+    for name, correct in corrections.items():
+        wait_for(partial(_correct, client, name, correct), f"the config of {name}", seconds=BEGIN_SECONDS)
+    for name, correct in corrections.items():
+        release = client.released(name, int(running(client, name).newest["version"]), seconds=ROLL_SECONDS)
+        if not is_configured(client, name, correct):
+            raise _not_replaced(client, name, release, before[name])
+        log(f"{name} v{running(client, name).version} serves with the new config")
+
+
+def _correct(client: Client, name: str, correct: Correction) -> bool:
+    """Change what differs. It may be called again: a router that hands over closes the connection in the middle (seen)."""
+    changes = _changes(client, name, correct)
+    if changes:
+        client.call("PATCH", f"/apps/{name}/config-vars", changes)
+    return True
+
+
+def _changes(client: Client, name: str, correct: Correction) -> ConfigVars:
+    return correct(_asked(client, f"/apps/{name}/config-vars"))
 
 
 def _is_described(client: Client, target: Target) -> bool:
@@ -219,10 +236,14 @@ def _description(target: Target) -> str:
 
 def _require_success(client: Client, name: str, version: int, before: Running) -> None:
     release = client.released(name, version, seconds=ROLL_SECONDS)
-    if release["status"] == "succeeded":
-        return
+    if release["status"] != "succeeded":
+        raise _not_replaced(client, name, release, before)
+
+
+def _not_replaced(client: Client, name: str, release: dict[str, Any], before: Running) -> PlatformError:
     up = _is_up_again(client, name)
-    raise PlatformError(
+    version = release["version"]
+    return PlatformError(
         f"the component {name} was not upgraded: v{version} failed, v{before.version} {'serves on' if up else 'is to come back'}",
         why=str(release.get("failure") or "the process manager gave no reason"),
         fix=(

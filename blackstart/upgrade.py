@@ -115,12 +115,12 @@ class Upgrade:
     def use_stack(self, run: Run) -> None:
         """Let the process manager compile on the stacks of this checkout: what runs keeps the one it was compiled on."""
         with observe.answering_client(run.platform) as client:
-            rolling.configure(client, COMPILES_ON, stack_vars(run), run.log("stack"))
+            rolling.configure(client, {COMPILES_ON: rolling.differing(stack_vars(run))}, run.log("stack"))
 
     def is_stack_used(self, run: Run) -> bool:
         """Whether builds run on the stacks of this checkout."""
         with observe.answering_client(run.platform) as client:
-            return rolling.is_configured(client, COMPILES_ON, stack_vars(run))
+            return rolling.is_configured(client, COMPILES_ON, rolling.differing(stack_vars(run)))
 
     def _missing(self, run: Run, client: Client) -> list[Target]:
         targets = [self.target(run, name) for name in self.order]
