@@ -14,6 +14,7 @@ from compiler import difference, reproduce, seed, slug, source
 from compiler.buildpacks import parse_release
 from compiler.errors import AppRefused
 from compiler.output import human_size, refusal
+from compiler.packs import bytecode
 
 from blackstart.sources import checkout_root, component_source
 
@@ -65,6 +66,51 @@ def test_bytecode_with_a_time_goes_and_bytecode_with_a_hash_stays(app: Make) -> 
     py_compile.compile(str(folder / "hashed.py"), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
     reproduce.normalise(folder)
     assert [path.name.split(".")[0] for path in (folder / "__pycache__").iterdir()] == ["hashed"]
+
+
+def bytecode_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.rglob("*.pyc")}
+
+
+def no_bytecode(folder: Path) -> None:
+    for path in folder.rglob("*.pyc"):
+        path.unlink()
+
+
+NO_PYTHON = Path("/nonexistent/python")
+"""With it nothing can be compiled: what is there afterwards comes from the cache."""
+
+
+def test_bytecode_of_the_same_modules_comes_from_the_cache(app: Make, tmp_path: Path) -> None:
+    folder, cache = app({"a.py": "x = 1", "b/c.py": "y = 2", "b/bad.py": "no python"}), tmp_path / "cache"
+    bytecode.compile_bytecode(Path(sys.executable), folder, cache)
+    made = bytecode_of(folder)
+    assert len(made) == 2
+    no_bytecode(folder)
+    bytecode.compile_bytecode(NO_PYTHON, folder, cache)
+    assert bytecode_of(folder) == made
+
+
+def test_bytecode_of_other_modules_does_not(app: Make, tmp_path: Path) -> None:
+    folder, cache = app({"a.py": "x = 1"}), tmp_path / "cache"
+    bytecode.compile_bytecode(Path(sys.executable), folder, cache)
+    made = bytecode_of(folder)
+    no_bytecode(folder)
+    (folder / "a.py").write_text("x = 2")
+    bytecode.compile_bytecode(Path(sys.executable), folder, cache)
+    assert bytecode_of(folder).keys() == made.keys()
+    assert bytecode_of(folder) != made
+    assert len(list((cache / "bytecode").iterdir())) == 1
+
+
+def test_damaged_bytecode_in_the_cache_is_made_again(app: Make, tmp_path: Path) -> None:
+    folder, cache = app({"a.py": "x = 1", "b.py": "y = 1"}), tmp_path / "cache"
+    bytecode.compile_bytecode(Path(sys.executable), folder, cache)
+    made = bytecode_of(folder)
+    (kept,) = (cache / "bytecode").iterdir()
+    kept.write_bytes(kept.read_bytes()[:700])
+    bytecode.compile_bytecode(Path(sys.executable), folder, cache)
+    assert bytecode_of(folder) == made
 
 
 def test_a_file_s_time_follows_its_contents(app: Make) -> None:

@@ -50,7 +50,7 @@ def _compile(work: Work) -> None:
     make_venv(work.build / VENV, env, work)
     install(work, env)
     output.step("Compiling bytecode")
-    compile_bytecode(work.build / VENV / "bin" / "python", site_packages(work.build / VENV))
+    compile_bytecode(work.build / VENV / "bin" / "python", site_packages(work.build / VENV), work.cache)
     _prune(work, env)
     work.profile("python.sh", PROFILE)
     kit.export({"PATH": f"{work.build / VENV}/bin:$PATH", "VIRTUAL_ENV": str(work.build / VENV)})

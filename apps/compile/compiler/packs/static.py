@@ -55,7 +55,7 @@ def _compile(work: Work) -> None:
     ran = kit.run([*argv, "-r", str(OURS / "requirements.txt")], cwd=work.build, env=env)
     if ran.code != 0:
         raise python.refusal(ran, "the static buildpack's requirements.txt")
-    compile_bytecode(interpreter, python.site_packages(folder / "venv"))
+    compile_bytecode(interpreter, python.site_packages(folder / "venv"), work.cache)
 
 
 def read_site(build: Path) -> dict[str, Any]:
