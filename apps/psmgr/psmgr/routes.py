@@ -19,10 +19,15 @@ EMPTY: Table = {"hosts": {}, "apps": {}}
 
 @dataclass(frozen=True)
 class Ack:
-    """What a router says that it has applied, and its open sessions by task id."""
+    """What a router says that it has applied, and its open sessions by task id. One that stops takes no new requests."""
 
     version: int
     sessions: Mapping[str, int]
+    stopping: bool = False
+
+    def behind(self, version: int) -> bool:
+        """Return whether this router may send new requests by an older table."""
+        return not self.stopping and self.version < version
 
 
 def routing_table(
@@ -67,12 +72,13 @@ def _servers(
     before: frozenset[str],
 ) -> list[dict[str, Any]]:
     wanted = any(process.routed for process in release.processes)
+    alone = {process.type for process in release.processes if process.recreate}  # the only one is the right one
     servers = []
     for service in services:
         own = service.labels.get(spec.KIND) == "process"
         if not own or not spec.is_routed(app.component, service.labels[spec.PROCESS]):
             continue
-        serves = wanted and version_of(service) == release.version
+        serves = wanted and (version_of(service) == release.version or service.labels[spec.PROCESS] in alone)
         for task in service.tasks:
             server = _server(task, nodes, ready=serves and task.wanted and task.id in healthy)
             if server is not None and (server["state"] == "ready" or task.id in before):
@@ -132,7 +138,7 @@ def parse_ack(text: str | None) -> Ack | None:
     try:
         raw = json.loads(text)
         sessions = {str(id_): int(server.get("sessions", 0)) for id_, server in raw.get("servers", {}).items()}
-        return Ack(int(raw["version"]), sessions)
+        return Ack(int(raw["version"]), sessions, bool(raw.get("stopping", False)))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -157,6 +163,6 @@ def drained(
     if task_ids & ready or task_ids & ready_at_routers:
         return False
     known = list(acks)
-    if waited_s < ack_s and any(ack.version < version for ack in known):
+    if waited_s < ack_s and any(ack.behind(version) for ack in known):
         return False
     return waited_s >= drain_s or not any(ack.sessions.get(id_, 0) for ack in known for id_ in task_ids)

@@ -114,7 +114,7 @@ class RouteBoard:
             return True
         if not self._acks:  # routers that said something a moment ago are there, and say it again
             return self._routers_seen_at is None or now - self._routers_seen_at >= bus.ROUTER_SECONDS
-        return all(ack.version >= version for ack in self._acks)
+        return not any(ack.behind(version) for ack in self._acks)
 
     def proven(self, tasks: Iterable[str]) -> frozenset[str]:
         """Return which of these dynos said that they do their work."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import redis
 from sqlalchemy import select, update
 
+from blackstart.model.bus import router_key
 from blackstart.model.tables import App, Build, Dyno, Node, Release, Slug
 
 
@@ -276,6 +278,38 @@ def test_where_two_would_share_a_volume_one_is_replaced_in_one_write(world: Any)
     world.until(lambda: world.status(app, 2) == "succeeded")
     own = [write for write in kinds(world) if "postgres" in write]
     assert own == ["create t_postgres_db_v1", "replace t_postgres_db_v1 by t_postgres_db_v2"]
+
+
+def test_what_replaced_the_only_dyno_gets_requests_while_the_engine_still_looks(world: Any) -> None:
+    component = {"name": "shop", "processes": {"web": {"volume": True, "strategy": "recreate", "quantity": 1}}}
+    app = world.app("shop", component)
+    world.release(app)
+    world.scale(app, "web", 1)
+    world.until(lambda: world.status(app, 1) == "succeeded")
+    world.release(app, slug="2" * 64)
+    world.until(lambda: any("replace" in write for write in world.engine.writes))
+    service = world.engine.named("t_shop_web_v1")
+    world.engine.running[service.id] = dataclasses.replace(service, in_change=True)
+    world.until(lambda: is_routed(world, service.tasks[0].id))
+    assert world.status(app, 2) == "pending"
+
+
+def test_a_router_that_stops_holds_no_release(world: Any) -> None:
+    patient(world)
+    app = world.app("shop")
+    world.release(app)
+    world.until(lambda: world.status(app, 1) == "succeeded")
+    world.ack()
+    old = world.engine.named("t_shop_web_v1").tasks[0].id
+    world.release(app, slug="2" * 64)
+    world.until(lambda: not is_routed(world, old))
+    world.step()
+    assert world.status(app, 2) == "pending"
+    node, *others = world.engine.machines
+    before = world.bus.get(router_key(others[0].name))
+    world.ack()
+    world.bus.set(router_key(node.name), json.dumps(json.loads(before) | {"stopping": True}))
+    world.until(lambda: world.status(app, 2) == "succeeded")
 
 
 def test_no_build_is_lost(world: Any) -> None:
