@@ -1,11 +1,13 @@
 """Source to first answer for the Flask fixture, beside `docker build` + `docker service update` of the same app.
 
-    .venv/bin/python bench/deploy.py [--rounds N]
+    .venv/bin/python bench/deploy.py [--rounds N] [--nodes N]
 
 Ours: upload, build, release, until a router answers with the new version. Theirs, on a node of the same platform: the
 Dockerfile below, built on the node and put into a service there, until its port answers with the new version. `cold`:
 nothing cached (a new app; `--no-cache`). `warm`: the app was deployed before and only its own code changed.
-Each round does all four in turn. Exit 1 unless our median is the lower one both cold and warm.
+Each round does all four in turn. The platform has one node: on more, ours brings the app to every one of them, which theirs
+does not do (`--nodes 3` shows what that costs on one machine's cores). Exit 1
+unless our median is the lower one both cold and warm.
 """
 
 from __future__ import annotations
@@ -48,10 +50,12 @@ def main() -> int:
     """Measure and print; return 1 when the aim is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    rounds: int = parser.parse_args().rounds
+    parser.add_argument("--nodes", type=int, default=1)
+    options = parser.parse_args()
+    rounds: int = options.rounds
     took: dict[str, list[float]] = {name: [] for name in ("cold ours", "cold docker", "warm ours", "warm docker")}
     with (
-        platform() as it,
+        platform(nodes=options.nodes) as it,
         observe.answering_client(it) as client,
         connected(it.inventory.nodes[0]) as remote,
         tempfile.TemporaryDirectory() as folder,

@@ -23,14 +23,14 @@ UP_SECONDS = 1500
 
 
 @contextlib.contextmanager
-def platform() -> Iterator[Platform]:
-    """Yield a platform that is up."""
+def platform(*, nodes: int = 3) -> Iterator[Platform]:
+    """Yield a platform that is up: a new one of `nodes` nodes, or $BLACKSTART_BENCH_STATE's, whatever it has."""
     kept = os.environ.get("BLACKSTART_BENCH_STATE")
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update({"BLACKSTART_STATE": kept or folder, "BLACKSTART_PLATFORM": NAME})
         try:
             if kept is None:
-                _blackstart("up", "--subnet", SUBNET)
+                _blackstart("up", "--subnet", SUBNET, "--nodes", str(nodes))
             yield Platform(load_inventory(ROOT / "inventories" / "local.py"), State.of(NAME))
         finally:
             if kept is None:
