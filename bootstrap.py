@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def _stamp(lock: Path) -> Path:
-    return VENV / f".{hashlib.sha256(lock.read_bytes()).hexdigest()[:16]}"
+    return VENV / f".{hashlib.sha256(lock.read_bytes()).hexdigest()[:16]}.lock-stamp"
 
 
 def _is_current(lock: Path) -> bool:
@@ -45,6 +45,8 @@ def _make_environment(python: Path, lock: Path) -> None:
     if not (VENV / "bin" / "pip").exists():
         _ensure_venv_module()
         _run([sys.executable, "-m", "venv", "--clear", str(VENV)])
+    for old in VENV.glob(".*.lock-stamp"):
+        old.unlink()
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--require-hashes"]
     _run([*pip, "--requirement", str(lock)])
     _stamp(lock).touch()

@@ -34,7 +34,7 @@ from blackstart.model.dyno import BUNDLE
 from blackstart.ownership import IDENTITY, carried_identity, identity
 from blackstart.platform import OBJECTS_PORT, TRUST_CA, Platform, bus_url, database_url
 from blackstart.remote import Remote, connected
-from blackstart.rolling import ConfigVars, Correction, configure, differing, is_configured
+from blackstart.rolling import ConfigVars, Correction, configure, differing, is_configured, is_to_change
 from blackstart.run import Run
 
 KEPT = "fencing.json"
@@ -146,14 +146,15 @@ def _fence_stores(run: Run) -> None:
         replace_token(platform, client)
     with _client(platform) as client:
         consumers = _corrections(platform, CONSUMERS)
-        if not _are_configured(client, consumers):
+        # Not when one is merely being released: what was closed is never opened again.
+        if any(is_to_change(client, name, correct) for name, correct in consumers.items()):
             add_login(platform)
             configure(
                 client, {name: partial(credential_changes, _both(platform, name)) for name in ("bus", "objects")}, say
             )
             say("the stores accept the new credentials beside the old")
-            configure(client, consumers, say)
-            say("the components use the new credentials")
+        configure(client, consumers, say)
+        say("the components use the new credentials")
         # The database comes last: then nobody answers.
         configure(client, _corrections(platform, STORES), say)
         say("the stores accept the new credentials only")

@@ -30,18 +30,22 @@ TEST_PACKAGES = ["chromium", "git", "haproxy", "nodejs", "openssl", "pgbackrest"
 FREE_GIGABYTES = 15
 
 
-def check_host(cache: Path) -> None:
-    """Refuse a host on which machines and stacks cannot be made. Raises HostError."""
+def check_host() -> None:
+    """Refuse a host on which nothing can be made. Raises HostError."""
     if os.geteuid() != 0:
         raise HostError("this needs root", why="it makes machines, networks and firewall rules", fix="run it with sudo")
     if not Path("/etc/debian_version").exists():
         raise HostError("this host is not Debian", fix="run it on Debian 12 or 13")
+
+
+def check_free_space(cache: Path) -> None:
+    """Refuse a file system that is too small to begin on: what was begun goes on in what it has. Raises HostError."""
     cache.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(cache).free // 10**9
     if free < FREE_GIGABYTES:
         raise HostError(
             f"{cache} has {free} GB free, {FREE_GIGABYTES} GB are needed",
-            fix="free some space, or set `cache` in the inventory to a larger file system",
+            fix="free some space, or name a folder on a larger file system: $BLACKSTART_CACHE, or `cache` in your inventory",
         )
 
 

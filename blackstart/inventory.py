@@ -8,11 +8,12 @@ from __future__ import annotations
 import runpy
 import sys
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 from blackstart.errors import BlackstartError, InventoryError
-from blackstart.settings import HostSettings, host_settings
+from blackstart.settings import HostSettings, checked_ssh, host_settings
 
 STAGE0 = "stage0"
 RUNTIME = "runtime"
@@ -78,30 +79,53 @@ def load_inventory(path: Path) -> Inventory:
                 f"{path}: group {group} is missing", fix=f"add a list named {group}; see inventories/prod.py"
             )
         for entry in groups[group]:
-            name, data = entry if isinstance(entry, tuple) else (entry, {})
+            name, data = _entry(path, group, entry)
             raw.append((str(name), group, {**_group_data(path, "all"), **_group_data(path, group), **data}))
     return checked_inventory(path, raw)
+
+
+def _entry(path: Path, group: str, entry: object) -> tuple[str, dict[str, Any]]:
+    """Return name and data of a host as pyinfra takes it: `"name"` or `("name", {data})`. Raises InventoryError."""
+    match entry:
+        case str() as name:
+            return name, {}
+        case (str() as name, dict() as data) if isinstance(entry, tuple):
+            return name, data
+        case _:
+            raise InventoryError(
+                f"{path}: group {group} has a host that is not understood: {entry!r}",
+                fix='write "name", or ("name", {"address": "192.0.2.10"}) with the host\'s data; see inventories/prod.py',
+            )
 
 
 def checked_inventory(path: Path, raw: list[tuple[str, str, dict[str, Any]]]) -> Inventory:
     """Return the inventory of (host, group, data) triples, checked as a whole."""
     hosts = []
     for name, group, data in raw:
-        ssh = {key: value for key, value in data.items() if key.startswith("ssh_")}
+        ssh = checked_ssh(name, data)
         own = {"address": str(ssh.get("ssh_hostname", name)), **data}
         hosts.append(Host(name=name, group=group, settings=host_settings(name, own), ssh=ssh))
     inventory = Inventory(path=path, hosts=tuple(hosts))
     _check_groups(inventory)
     _check_same(inventory)
+    _check_networks(inventory)
     return inventory
 
 
 def _check_groups(inventory: Inventory) -> None:
     stage0, nodes = len(inventory.group(STAGE0)), len(inventory.nodes)
     if stage0 != 1:
-        raise InventoryError(f"{inventory.path}: group {STAGE0} has {stage0} hosts", why="it takes exactly one")
+        raise InventoryError(
+            f"{inventory.path}: group {STAGE0} has {stage0} hosts",
+            why="it takes exactly one",
+            fix=f"name one host in the list {STAGE0}: it is wiped at the end, so it cannot also be a node",
+        )
     if not 1 <= nodes <= MAX_RUNTIME:
-        raise InventoryError(f"{inventory.path}: group {RUNTIME} has {nodes} hosts", why=f"it takes 1 to {MAX_RUNTIME}")
+        raise InventoryError(
+            f"{inventory.path}: group {RUNTIME} has {nodes} hosts",
+            why=f"it takes 1 to {MAX_RUNTIME}",
+            fix=f"name the platform's nodes in the list {RUNTIME}; three survive the loss of one",
+        )
     for kind in ("name", "address"):
         values = [getattr(host, kind) for host in inventory.hosts]
         twice = sorted({value for value in values if values.count(value) > 1})
@@ -120,6 +144,31 @@ def _check_same(inventory: Inventory) -> None:
                     f"{inventory.path}: {host.name}: data.{key} is {mine!r}, but {theirs!r} on {first.name}",
                     fix="set it once, in group_data/all.py",
                 )
+
+
+def _check_networks(inventory: Inventory) -> None:
+    """The networks that the platform makes for itself must hold no host's address, nor each other."""
+    for host in inventory.hosts:
+        pool = ip_network(host.settings.engine_address_pool)
+        bridge = ip_network(host.settings.dyno_network)
+        if pool.overlaps(bridge):
+            raise InventoryError(
+                f"{inventory.path}: {host.name}: data.dyno_network {bridge} overlaps data.engine_address_pool {pool}",
+                fix="choose two private networks that nothing else uses",
+            )
+        for key, network in (("engine_address_pool", pool), ("dyno_network", bridge)):
+            inside = [each.name for each in inventory.hosts if ip_address(each.address) in network]
+            if inside:
+                raise InventoryError(
+                    f"{inventory.path}: {inside[0]}: its address {_address_of(inventory, inside[0])} lies in {host.name}'s "
+                    f"data.{key} {network}",
+                    why="the platform would take that network for itself, and the host would be cut off",
+                    fix=f"set {key} to a private network that nothing else uses (or another --subnet for local machines)",
+                )
+
+
+def _address_of(inventory: Inventory, name: str) -> str:
+    return next(host.address for host in inventory.hosts if host.name == name)
 
 
 def _is_group(name: str, value: object) -> bool:

@@ -23,6 +23,7 @@ CLOSED = "SSH protocol banner"
 PENALTY = "A server that saw wrong keys lately refuses this address for a while: then wait a minute"
 """OpenSSH since 9.8 (`PerSourcePenalties` in sshd_config(5))."""
 COMMAND_SECONDS = 60.0
+NO_SUDO = "let the user run sudo without a password (`USER ALL=(ALL) NOPASSWD: ALL` in /etc/sudoers.d), or set ssh_user to root"
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,11 @@ class Remote:
         """Run `argv` and return what it printed. Raises HostError when it fails."""
         result = self.run(argv, stdin=stdin, seconds=seconds)
         if result.code != 0:
+            why = (result.err or result.out).strip()[-1500:]
             raise HostError(
                 f"{self.host.name}: {' '.join(argv[:4])} failed with exit code {result.code}",
-                why=(result.err or result.out).strip()[-1500:],
+                why=why,
+                fix=NO_SUDO if why.startswith("sudo:") else "",
             )
         return result.out
 

@@ -115,6 +115,11 @@ def differing(wanted: dict[str, str]) -> Correction:
     return lambda have: {key: value for key, value in wanted.items() if have.get(key) != value}
 
 
+def is_to_change(client: Client, name: str, correct: Correction) -> bool:
+    """Whether the config of a component is not right, whatever serves."""
+    return bool(_changes(client, name, correct))
+
+
 def is_configured(client: Client, name: str, correct: Correction) -> bool:
     """Whether a component serves with the right config: a release that failed after it, of an upgrade say, changes nothing."""
     return not _changes(client, name, correct) and running(client, name).newest["status"] != "pending"

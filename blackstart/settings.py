@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -13,11 +13,11 @@ from blackstart.model import names
 
 
 def _address(value: str) -> str:
-    return str(ipaddress.ip_address(value))
+    return str(ipaddress.IPv4Address(value))
 
 
 def _private_network(value: str) -> str:
-    network = ipaddress.ip_network(value)
+    network = ipaddress.IPv4Network(value)
     if not network.is_private:
         raise ValueError("is not a private network")
     return str(network)
@@ -90,14 +90,45 @@ class HostSettings(BaseModel):
     """How many builds run at the same time on the whole platform."""
 
 
+class SshSettings(BaseModel):
+    """How a host is reached: pyinfra's own data, of which these are used."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    ssh_hostname: str | None = None
+    ssh_port: Port = 22
+    ssh_user: str = "root"
+    ssh_key: str | None = None
+    ssh_known_hosts_file: str | None = None
+    ssh_strict_host_key_checking: Literal["accept-new", "yes"] = "accept-new"
+
+
 PYINFRA_PREFIXES = ("ssh_", "_")
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def checked_ssh(host: str, data: dict[str, Any]) -> dict[str, Any]:
+    """Return the `ssh_` part of `host`'s data when it is right. Raises InventoryError naming the key's path and the host."""
+    ssh = {key: value for key, value in data.items() if key.startswith("ssh_")}
+    user = _validated(SshSettings, host, ssh).ssh_user
+    if user != "root" and data.get("_sudo") is not True:
+        raise InventoryError(
+            f"the inventory is not valid:\n  {host}: data._sudo is missing, and data.ssh_user is {user!r}",
+            why="everything that is done on a machine needs root",
+            fix='set "_sudo": True (the user needs sudo without a password), or "ssh_user": "root"',
+        )
+    return ssh
 
 
 def host_settings(host: str, data: dict[str, Any]) -> HostSettings:
     """Return the checked settings of `host`. Raises InventoryError naming the key's path and the host."""
     own = {key: value for key, value in data.items() if not key.startswith(PYINFRA_PREFIXES)}
+    return _validated(HostSettings, host, own)
+
+
+def _validated(model: type[Model], host: str, data: dict[str, Any]) -> Model:
     try:
-        return HostSettings.model_validate(own)
+        return model.model_validate(data)
     except ValidationError as error:
         problems = [f"{host}: data.{_path(item['loc'])}: {_message(dict(item))}" for item in error.errors()]
         raise InventoryError(

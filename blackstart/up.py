@@ -11,7 +11,7 @@ from blackstart.client import wait_for
 from blackstart.deploys import run_deploy
 from blackstart.errors import BlackstartError, HostError, PlatformError, ProofError
 from blackstart.fencing import fence, is_fenced
-from blackstart.host import HOST_PACKAGES, check_host, missing_packages
+from blackstart.host import HOST_PACKAGES, check_free_space, check_host, missing_packages
 from blackstart.inventory import Host
 from blackstart.observe import EngineSnapshot, require
 from blackstart.ownership import check_machines
@@ -31,13 +31,14 @@ BLACK_START_SECONDS = 300.0
 
 
 def prepare_host(run: Run) -> None:
-    """Install what makes machines and stacks."""
+    """Install what makes machines and stacks; only where there is room for them."""
+    check_free_space(run.cache)
     run_deploy("@local", "host", log=run.log("host"))
 
 
 def host_is_prepared(run: Run) -> bool:
     """Whether this host has every package."""
-    check_host(run.cache)
+    check_host()
     return not missing_packages(HOST_PACKAGES)
 
 
@@ -110,8 +111,9 @@ def check_reachable(hosts: tuple[Host, ...]) -> bool:
             if outcome is not None:
                 problems.append(outcome)
     if problems:
-        first = problems[0]
-        raise HostError("; ".join(problem.what for problem in problems), why=first.why, fix=first.fix)
+        whys = dict.fromkeys(problem.why for problem in problems if problem.why)
+        fixes = dict.fromkeys(problem.fix for problem in problems if problem.fix)
+        raise HostError("; ".join(problem.what for problem in problems), why="\n".join(whys), fix="\n".join(fixes))
     return True
 
 

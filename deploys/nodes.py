@@ -32,6 +32,8 @@ ROUTER_PORTS = (80, 443)
 POSTGRES_PORT = 5432
 DYNO_UID = 10000
 FREE_MB = 4000
+DEBIAN = "13"
+"""Older releases have neither this engine's packages nor the database's version."""
 VXLAN_BYTES = 50
 DEFAULT_MTU = 1500
 ROUTER_SYSCTL = "net.ipv4.ip_unprivileged_port_start = 80\nnet.ipv4.ip_forward = 1\nnet.ipv4.tcp_keepalive_time = 300\n"
@@ -69,18 +71,19 @@ def check() -> None:
     except HostError as error:
         raise DeployError(str(error)) from error
     release = host.get_fact(facts.OsRelease) or {}
-    if release.get("ID") != "debian" or release.get("VERSION_ID") not in ("12", "13"):
+    if release.get("ID") != "debian" or release.get("VERSION_ID") != DEBIAN:
         found = release.get("PRETTY_NAME", "an unknown system")
         raise DeployError(
-            f"{host.name} runs {found}, not Debian 12 or 13: install that, or take the host out of the inventory"
+            f"{host.name} runs {found}, not Debian {DEBIAN}: install that, or take the host out of the inventory"
         )
     free = host.get_fact(facts.FreeMegabytes)
-    if free is not None and free < FREE_MB:
+    begun = host.get_fact(Directory, path="/etc/blackstart") is not None
+    if free is not None and free < FREE_MB and not begun:
         raise DeployError(
             f"{host.name} has {free} MB free below /var/lib and needs {FREE_MB} MB: free some space, then run this again"
         )
     listening = host.get_fact(facts.ListeningPorts)
-    taken = sorted(_ports_needed().intersection(listening or ()))
+    taken = sorted(_ports_needed(begun).intersection(listening or ()))
     if taken:
         ports = ", ".join(str(port) for port in taken)
         raise DeployError(
@@ -89,11 +92,10 @@ def check() -> None:
         )
 
 
-def _ports_needed() -> set[int]:
+def _ports_needed(begun: bool) -> set[int]:
     """The ports that must be free now: none on a host that has our own services already, for they listen there."""
     if in_stage0():
-        ours = host.get_fact(Directory, path="/etc/blackstart") is not None
-        return set() if ours else {POSTGRES_PORT, BUS_PORT, STAGE0_API_PORT, STAGE0_OBJECTS_PORT}
+        return set() if begun else {POSTGRES_PORT, BUS_PORT, STAGE0_API_PORT, STAGE0_OBJECTS_PORT}
     joined = (host.get_fact(facts.Engine) or {}).get("LocalNodeState") not in (None, "", "inactive")
     return set() if joined else {*ROUTER_PORTS, BUS_PORT, *ENGINE_TCP}
 

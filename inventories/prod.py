@@ -1,6 +1,6 @@
 """Named hosts: copy this file, name yours, run `python3 bootstrap.py up --inventory inventories/prod.py`.
 
-Each host needs Debian 12 or 13, SSH, and root or a user with password-less sudo. The stage-0 host is wiped at the end.
+Each host needs Debian 13, SSH, and root or a user with password-less sudo. The stage-0 host is wiped at the end.
 All data and their defaults are in blackstart/settings.py; data of all hosts go into group_data/all.py or here.
 """
 

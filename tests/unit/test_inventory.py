@@ -45,7 +45,12 @@ def test_the_example_for_production_names_every_datum():
         ({"domain": "-x.example"}, "n1: data.domain: domain '-x.example' is refused"),
         ({"colour": "red"}, "n1: data.colour: unknown key (it is not a datum)"),
         ({"extra_ca_bundle": "/nowhere.pem"}, "n1: data.extra_ca_bundle: there is no such file on this host"),
-        ({"address": "n1"}, "n1: data.address: 'n1' does not appear to be an IPv4 or IPv6 address"),
+        ({"address": "n1"}, "n1: data.address: Expected 4 octets in 'n1'"),
+        ({"address": "fd00::1"}, "n1: data.address: Expected 4 octets in 'fd00::1'"),
+        ({"ssh_port": "22x"}, "n1: data.ssh_port: Input should be a valid integer"),
+        ({"ssh_port": 99999}, "n1: data.ssh_port: Input should be less than or equal to 65535"),
+        ({"ssh_prot": 22}, "n1: data.ssh_prot: unknown key"),
+        ({"ssh_strict_host_key_checking": "no"}, "n1: data.ssh_strict_host_key_checking: Input should be"),
         ({"build_seconds": "900"}, "n1: data.build_seconds: Input should be a valid integer"),
         ({"dyno_network": "8.8.8.0/24"}, "n1: data.dyno_network: is not a private network"),
         ({"python_index": "-x"}, "n1: data.python_index: is not an http(s) URL"),
@@ -78,6 +83,35 @@ def test_the_groups_have_their_sizes(tmp_path, stage0, runtime, message):
 
     with pytest.raises(InventoryError, match=message):
         load_inventory(write(tmp_path, make(stage0, 10), make(runtime, 20)))
+
+
+@pytest.mark.parametrize("entry", [("n1", "192.0.2.11"), ("n1",), 7, ["n1", {}]])
+def test_a_host_that_is_not_understood_is_shown_with_what_to_write(tmp_path, entry):
+    with pytest.raises(InventoryError) as refused:
+        load_inventory(write(tmp_path, [("s0", {**GOOD, "address": "192.0.2.10"})], [entry]))
+    assert f"group runtime has a host that is not understood: {entry!r}" in str(refused.value)
+    assert 'To do: write "name", or ("name", {"address"' in str(refused.value)
+
+
+def test_a_user_who_is_not_root_needs_sudo(tmp_path):
+    with pytest.raises(InventoryError, match=r"n1: data._sudo is missing, and data.ssh_user is 'admin'"):
+        load_inventory(hosts(tmp_path, ssh_user="admin"))
+    assert load_inventory(hosts(tmp_path, ssh_user="admin", _sudo=True)).nodes[0].ssh["ssh_user"] == "admin"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dyno_network": "10.210.8.0/24"}, "n1: data.dyno_network 10.210.8.0/24 overlaps data.engine_address_pool"),
+        ({"address": "172.30.1.9"}, "n1: its address 172.30.1.9 lies in s0's data.dyno_network 172.30.0.0/16"),
+        ({"address": "10.210.5.11"}, "n1: its address 10.210.5.11 lies in s0's data.engine_address_pool 10.210.0.0/16"),
+    ],
+)
+def test_networks_that_would_collide_are_named(tmp_path, change, message):
+    with pytest.raises(InventoryError) as refused:
+        load_inventory(hosts(tmp_path, **change))
+    assert message in str(refused.value)
+    assert "that nothing else uses" in str(refused.value)
 
 
 def test_two_hosts_do_not_share_an_address(tmp_path):

@@ -103,6 +103,35 @@ def test_bytecode_of_other_modules_does_not(app: Make, tmp_path: Path) -> None:
     assert len(list((cache / "bytecode").iterdir())) == 1
 
 
+def test_a_package_without_modules_moves_the_halves_so_nothing_is_taken_from_the_cache(
+    app: Make, tmp_path: Path
+) -> None:
+    folder, cache = app({"a.py": "x = 1", "b/c.py": "y = 2"}), tmp_path / "cache"
+    bytecode.compile_bytecode(Path(sys.executable), folder, cache)
+    (before,) = (cache / "bytecode").iterdir()
+    (folder / "aa.dist-info").mkdir()
+    bytecode.compile_bytecode(Path(sys.executable), folder, cache)
+    assert [path.name for path in (cache / "bytecode").iterdir()] != [before.name]
+
+
+def test_bytecode_of_a_compilation_that_was_killed_is_not_kept(app: Make, tmp_path: Path) -> None:
+    folder, cache = app({"a.py": "x = 1", "b.py": "y = 1"}), tmp_path / "cache"
+    killed = tmp_path / "python"
+    killed.write_text("#!/bin/sh\nkill -9 $$\n")
+    killed.chmod(0o755)
+    bytecode.compile_bytecode(killed, folder, cache)
+    bytecode.compile_bytecode(Path(sys.executable), folder, cache)
+    assert len(bytecode_of(folder)) == 2
+
+
+def test_a_cache_that_cannot_be_written_fails_no_build(app: Make, tmp_path: Path) -> None:
+    folder = app({"a.py": "x = 1"})
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "bytecode").write_text("a file")
+    bytecode.compile_bytecode(Path(sys.executable), folder, tmp_path / "cache")
+    assert len(bytecode_of(folder)) == 1
+
+
 def test_damaged_bytecode_in_the_cache_is_made_again(app: Make, tmp_path: Path) -> None:
     folder, cache = app({"a.py": "x = 1", "b.py": "y = 1"}), tmp_path / "cache"
     bytecode.compile_bytecode(Path(sys.executable), folder, cache)

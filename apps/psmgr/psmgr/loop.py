@@ -226,6 +226,7 @@ class Reconciler:
             ),
             boot_s=self._settings.boot_timeout_s,
             proven=self._proven(desired, services),
+            routed=routes.ready_ids(self._board.table),
         )
 
     def _proven(self, desired: Desired, services: Iterable[Service]) -> frozenset[str] | None:

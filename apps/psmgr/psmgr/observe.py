@@ -14,7 +14,7 @@ from blackstart.model.tables import Node as NodeRow
 from psmgr import spec
 from psmgr.desired import WantedApp
 from psmgr.engine import Node, Service, Task
-from psmgr.plan import Facts, is_up, version_of
+from psmgr.plan import Facts, is_up, serving, version_of
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,14 @@ class Seen:
 
 def seen_dynos(app: WantedApp, services: Iterable[Service], facts: Facts) -> list[Seen]:
     """Return the dynos of what serves, and of what takes over where nothing serves yet."""
-    release = app.current or app.rolling
+    found = tuple(services)
+    release = serving(app, found, facts) or app.rolling
     if release is None or app.deleting:
         return []
     names = {node.id: node.name for node in facts.nodes}
     seen: dict[str, Seen] = {}
     wanted = {process.type: process for process in release.processes}
-    for service in services:
+    for service in found:
         if service.labels.get(spec.KIND) != "process" or version_of(service) != release.version:
             continue
         process = wanted.get(service.labels[spec.PROCESS])

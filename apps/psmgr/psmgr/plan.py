@@ -103,6 +103,7 @@ class Facts:
     `present`: pairs (node id, slug). `settled`: slugs whose fetch was tried on every ready node and is on some.
     `healthy`: task ids that answered. `drained`: service ids that get no requests. `overdue`: releases (ids)
     over their deadline. `taken`: names of apps whose planned routes every router uses.
+    `routed`: task ids that get new requests by the last table.
     `proven`: task ids of dynos that say that they do their work (None: not known, not asked for).
     `obstacles`: slug to the reason why it cannot be fetched. `damaged`: releases (ids) whose slug the object store
     does not hold as it was made; no wait helps them.
@@ -120,6 +121,7 @@ class Facts:
     boot_s: float = 60.0
     proven: frozenset[str] | None = None
     taken: frozenset[str] = frozenset()
+    routed: frozenset[str] = frozenset()
 
     @property
     def ready(self) -> tuple[Node, ...]:
@@ -253,11 +255,17 @@ def _obstacle(release: WantedRelease, services: list[Service], facts: Facts) -> 
 
 
 def serving(app: WantedApp, services: Iterable[Service], facts: Facts) -> WantedRelease | None:
-    """Return the release whose dynos get requests: the new one from the moment it is healthy, until then the old one."""
+    """Return the release whose dynos get requests: the new one from the moment it is healthy, until then the old one.
+
+    A worker that fails later, or a dyno more that is asked for, does not send the requests back.
+    """
+    rolling = app.rolling
+    if rolling is None:
+        return app.current
     own = tuple(service for service in services if service.labels.get(spec.KIND) == "process")
-    if app.rolling is not None and is_healthy(app.rolling, own, facts):
-        return app.rolling
-    return app.current
+    tasks = {task.id for service in own if version_of(service) == rolling.version for task in service.tasks}
+    still = bool(tasks & facts.routed & facts.healthy)
+    return rolling if still or is_healthy(rolling, own, facts) else app.current
 
 
 def _is_served(app: WantedApp, release: WantedRelease, facts: Facts) -> bool:

@@ -19,14 +19,14 @@ EMPTY: Table = {"hosts": {}, "apps": {}}
 
 @dataclass(frozen=True)
 class Ack:
-    """What a router says that it has applied, and its open sessions by task id. One that stops takes no new requests."""
+    """What a router says that it has applied, and its open sessions by task id. One that stops takes no new connections."""
 
     version: int
     sessions: Mapping[str, int]
     stopping: bool = False
 
     def behind(self, version: int) -> bool:
-        """Return whether this router may send new requests by an older table."""
+        """Return whether a new client may reach an older table through this router."""
         return not self.stopping and self.version < version
 
 
@@ -163,6 +163,6 @@ def drained(
     if task_ids & ready or task_ids & ready_at_routers:
         return False
     known = list(acks)
-    if waited_s < ack_s and any(ack.behind(version) for ack in known):
+    if waited_s < ack_s and any(ack.version < version for ack in known):
         return False
     return waited_s >= drain_s or not any(ack.sessions.get(id_, 0) for ack in known for id_ in task_ids)

@@ -25,11 +25,10 @@ class RouteBoard:
         self._bus, self._ack_s, self._drain_s = client, ack_s, drain_s
         self._version = 0
         self._table: routes.Table | None = None
-        self._acks: list[routes.Ack] = []
-        self._routers_seen_at: float | None = None
+        self._heard: dict[str, tuple[routes.Ack, float]] = {}
         self._changed: dict[str, tuple[int, float]] = {}
         self._draining: dict[str, float] = {}
-        self._silent = False
+        self._silent_since: float | None = None
         self._missing = True
 
     @property
@@ -49,24 +48,37 @@ class RouteBoard:
 
     def read(self, nodes: Iterable[Node]) -> bool:
         """Read what the bus holds. Returns False, and changes nothing, while the bus does not answer."""
-        keys = [bus.ROUTES, *(bus.router_key(node.name) for node in nodes)]
+        known = list(nodes)
+        keys = [bus.ROUTES, *(bus.router_key(node.name) for node in known)]
         try:
             values: Any = self._bus.mget(keys)
         except redis.RedisError as error:
             self._tell(error)
             return False
-        if self._silent:
-            log.info("the bus answers again")
-            self._silent = False
+        self._answered()
         found = routes.parse_table(values[0])
         if found is not None and (self._table is None or found[0] > self._version):
             self._use(*found)
-        acks = [routes.parse_ack(value) for value in values[1:]]
-        self._acks = [ack for ack in acks if ack is not None]
-        if self._acks:
-            self._routers_seen_at = time.monotonic()
-        self._missing = found is None
+        self._hear(known, values[1:])
+        # A bus that lost its last second with its power has an older table.
+        self._missing = found is None or found[0] < self._version
         return True
+
+    def _hear(self, nodes: list[Node], values: list[str | None]) -> None:
+        """Take what routers say. One that falls silent on a node that is up may be slow: it is there for `ack_s` yet."""
+        now = time.monotonic()
+        heard = {}
+        for node, value in zip(nodes, values, strict=True):
+            ack = routes.parse_ack(value)
+            if ack is not None:
+                heard[node.name] = (ack, now)
+            elif node.state != "down" and node.name in self._heard and now - self._heard[node.name][1] < self._ack_s:
+                heard[node.name] = self._heard[node.name]
+        self._heard = heard
+
+    @property
+    def _acks(self) -> list[routes.Ack]:
+        return [ack for ack, _ in self._heard.values()]
 
     def publish(self, table: routes.Table) -> bool:
         """Publish `table` unless the bus holds it already; return whether it was written."""
@@ -81,6 +93,7 @@ class RouteBoard:
         except redis.RedisError as error:
             self._tell(error)
             return False
+        self._answered()
         self._use(version, table)
         self._missing = False
         log.info("routes version=%d apps=%d", version, len(table["apps"]))
@@ -98,10 +111,11 @@ class RouteBoard:
     def taken(self, planned: routes.Table) -> frozenset[str]:
         """Return the apps whose routes in `planned` every router uses.
 
-        A router that does not acknowledge is waited for `ack_s`; while the bus is dead, nobody can be waited for.
+        A router that does not acknowledge is waited for `ack_s`, and so is a bus that does not answer.
         """
-        if self._silent:
-            return frozenset(planned["apps"])
+        if self._silent_since is not None:
+            over = time.monotonic() - self._silent_since >= self._ack_s
+            return frozenset(planned["apps"]) if over else frozenset()
         published = self.table["apps"]
         return frozenset(
             app for app, entry in planned["apps"].items() if entry == published.get(app) and self._is_taken(app)
@@ -109,12 +123,8 @@ class RouteBoard:
 
     def _is_taken(self, app: str) -> bool:
         version, since = self._changed[app]
-        now = time.monotonic()
-        if now - since >= self._ack_s:
-            return True
-        if not self._acks:  # routers that said something a moment ago are there, and say it again
-            return self._routers_seen_at is None or now - self._routers_seen_at >= bus.ROUTER_SECONDS
-        return not any(ack.behind(version) for ack in self._acks)
+        over = time.monotonic() - since >= self._ack_s
+        return over or not any(ack.behind(version) for ack in self._acks)
 
     def proven(self, tasks: Iterable[str]) -> frozenset[str]:
         """Return which of these dynos said that they do their work."""
@@ -156,9 +166,6 @@ class RouteBoard:
         if not self.known:
             return not any(tasks)  # the routers may use what is not known here
         routed = bool(tasks & routes.routed_ids(self.table))
-        # Routers that were there a moment ago and do not say anything now get the time to come back.
-        if routed and not self._acks and self._routers_seen_at is not None and waited_s < self._ack_s:
-            return False
         return routes.drained(
             tasks,
             ready=ready,
@@ -171,6 +178,11 @@ class RouteBoard:
         )
 
     def _tell(self, error: Exception) -> None:
-        if not self._silent:
+        if self._silent_since is None:
             log.warning("the bus does not answer, routers go on with the table they have: %s", error)
-            self._silent = True
+            self._silent_since = time.monotonic()
+
+    def _answered(self) -> None:
+        if self._silent_since is not None:
+            log.info("the bus answers again")
+            self._silent_since = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from typing import Any
 
 import redis
@@ -310,6 +311,55 @@ def test_a_router_that_stops_holds_no_release(world: Any) -> None:
     world.ack()
     world.bus.set(router_key(node.name), json.dumps(json.loads(before) | {"stopping": True}))
     world.until(lambda: world.status(app, 2) == "succeeded")
+
+
+def test_a_router_that_fell_silent_is_waited_for(world: Any) -> None:
+    patient(world)
+    app = world.app("shop")
+    world.release(app)
+    world.until(lambda: world.status(app, 1) == "succeeded")
+    world.ack()
+    old = world.engine.named("t_shop_web_v1").tasks[0].id
+    world.release(app, slug="2" * 64)
+    world.until(lambda: not is_routed(world, old))
+    world.ack()
+    world.bus.delete(router_key(world.engine.machines[0].name))
+    for _ in range(5):
+        world.step()
+    assert world.status(app, 2) == "pending"
+    assert world.engine.named("t_shop_web_v1") is not None
+    world.ack()
+    world.until(lambda: world.status(app, 2) == "succeeded" and world.engine.named("t_shop_web_v1") is None)
+
+
+def test_a_bus_that_came_back_with_an_older_table_gets_the_newest(world: Any) -> None:
+    app, other = world.app("shop"), world.app("other")
+    world.release(app)
+    world.until(lambda: world.status(app, 1) == "succeeded")
+    older = world.bus.get("routes")
+    world.release(other, slug="2" * 64)
+    world.until(lambda: world.status(other, 1) == "succeeded")
+    world.bus.set("routes", older)
+    world.until(lambda: "other" in world.routes()["apps"])
+
+
+def test_a_worker_that_fails_later_does_not_send_requests_back(world: Any) -> None:
+    patient(world)
+    app = world.app("shop")
+    world.release(app, types={"web": "serve", "worker": "work"})
+    world.scale(app, "worker", 1)
+    world.until(lambda: world.status(app, 1) == "succeeded")
+    world.ack()
+    old = world.engine.named("t_shop_web_v1").tasks[0].id
+    world.release(app, slug="2" * 64, types={"web": "serve", "worker": "work"})
+    world.until(lambda: not is_routed(world, old))
+    worker = world.engine.named("t_shop_worker_v2")
+    young = tuple(dataclasses.replace(task, since=time.time() + 60) for task in worker.tasks)
+    world.engine.running[worker.id] = dataclasses.replace(worker, tasks=young)
+    for _ in range(3):
+        world.step()
+    assert not is_routed(world, old)
+    assert world.status(app, 2) == "pending"
 
 
 def test_no_build_is_lost(world: Any) -> None:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import shutil
+import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,25 +26,39 @@ def compile_bytecode(python: Path, folder: Path, cache: Path) -> None:
 
     `cache` is the build cache.
     """
-    kept = cache / "bytecode" / f"{_digest(folder)}.tar"
+    entries = sorted(
+        path for path in folder.iterdir() if path.name != "__pycache__" and (path.is_dir() or path.suffix == ".py")
+    )
+    kept = cache / "bytecode" / f"{_digest(folder, entries)}.tar"
     if kept.is_file() and _unpacked(kept, folder):
         return
-    _compile(python, folder)
-    shutil.rmtree(kept.parent, ignore_errors=True)
-    kept.parent.mkdir(parents=True)
-    with tarfile.open(kept, "w") as archive:
-        for path in sorted(_bytecode(folder)):
-            archive.add(path, arcname=path.relative_to(folder))
+    before = set(_bytecode(folder))
+    if _compile(python, entries):
+        with contextlib.suppress(OSError):  # it only saves time
+            _keep(kept, folder, sorted(set(_bytecode(folder)) - before))
 
 
-def _digest(folder: Path) -> str:
-    """Return what bytecode depends on: the Python, where the modules are, which there are, and what is in them."""
-    digest = hashlib.sha256(f"{sys.version}\0{folder}\0".encode())
+def _digest(folder: Path, entries: list[Path]) -> str:
+    """Return what bytecode depends on: the Python, where the modules are, how they are halved, and what is in them."""
+    names = "/".join(entry.name for entry in entries)
+    digest = hashlib.sha256(f"{sys.version}\0{folder}\0{names}\0".encode("utf-8", "surrogateescape"))
     for path in sorted(folder.rglob("*.py")):
         with contextlib.suppress(OSError):  # a link to nowhere is no module
             content = hashlib.sha256(path.read_bytes()).hexdigest()
             digest.update(f"{path.relative_to(folder)}\0{content}\0".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
+
+
+def _keep(kept: Path, folder: Path, bytecode: list[Path]) -> None:
+    """Keep `bytecode` in place of what was kept before, whole or not at all."""
+    for old in kept.parent.glob("*.tar"):
+        old.unlink()
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=kept.parent) as written:
+        with tarfile.open(fileobj=written, mode="w") as archive:
+            for path in bytecode:
+                archive.add(path, arcname=path.relative_to(folder))
+        os.link(written.name, kept)
 
 
 def _unpacked(archive: Path, folder: Path) -> bool:
@@ -62,8 +77,8 @@ def _bytecode(folder: Path) -> Iterator[Path]:
     return folder.rglob("__pycache__/*.pyc")
 
 
-def _compile(python: Path, folder: Path) -> None:
-    entries = sorted(path for path in folder.iterdir() if path.is_dir() or path.suffix == ".py")
+def _compile(python: Path, entries: list[Path]) -> bool:
+    """Whether both halves were compiled to their ends; that a module is no valid Python is no matter."""
     halves = [entries[start::HALVES] for start in range(HALVES)]
     children = [
         subprocess.Popen(
@@ -87,5 +102,5 @@ def _compile(python: Path, folder: Path) -> None:
         for half in halves
         if half
     ]
-    for child in children:
-        child.wait()
+    codes = [child.wait() for child in children]
+    return min(codes, default=0) >= 0  # below 0: killed, for its memory say
