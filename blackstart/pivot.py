@@ -75,6 +75,9 @@ class Order:
     target_database: str
     endpoint: Endpoint
     token: str
+    owner: str
+    """Who becomes the control plane, in the epoch's marker: the fingerprint of the platform's CA."""
+
     ca: Path
 
     @classmethod
@@ -114,10 +117,11 @@ def _move(order: Order) -> None:
             stop_writers()
             try:
                 _copy(order, postgres, objects)
+                claim_epoch(order, objects)
             except BaseException:
                 give_back()
                 raise
-            take_over(order, postgres, objects)
+            take_over(order, postgres)
     set_local_stage("moved")
 
 
@@ -160,10 +164,15 @@ def move_database(order: Order, postgres: Program) -> None:
     say(postgres("bin/move-database --replace", env, MOVE_SECONDS).strip())
 
 
-def take_over(order: Order, postgres: Program, objects: Program) -> None:
-    """Write the epoch once, then let the platform's own control plane act."""
+def claim_epoch(order: Order, objects: Program) -> None:
+    """Write the epoch's marker once. Who finds another's there is not the control plane, and ends here."""
+    env = {**order.target_store.env("TARGET"), "OWNER": order.owner}
+    say(objects('bin/put-epoch 1 "$OWNER"', env, COMMAND_SECONDS).strip())
+
+
+def take_over(order: Order, postgres: Program) -> None:
+    """Let the platform's own control plane act: from this one write on, stage 0 is not the control plane."""
     say("handing over to the platform's own control plane")
-    say(objects("bin/put-epoch 1", order.target_store.env("TARGET"), COMMAND_SECONDS).strip())
     target_sql(order, postgres, "UPDATE platform SET stage = 'self-hosted', epoch = 1 WHERE stage = 'moving'")
     if target_stage(order, postgres) != "self-hosted":
         raise ProofError("the new database does not say self-hosted after the hand-over", fix="run this again")

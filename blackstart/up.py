@@ -286,13 +286,12 @@ def issue_certificate(run: Run) -> None:
     issued = certificate.certify(run)
     page = write_certificate(run.platform.state, issued)
     run.log("certificate")(f"the certificate is {page}")
-    missing = [f"{item['name']}: {item['detail']}" for item in issued["items"] if not item["holds"]]
     if issued["holds"]:
         return
     logs = gather(run.platform, run.platform.inventory.hosts, log=run.log("certificate"))
     raise ProofError(
         "stage 0 stays: it was not proven unneeded",
-        why="; ".join(missing),
+        why="; ".join(certificate.unproven(issued)),
         fix=f"look at {page} and at the machines' logs in {logs}; correct it and run `up` again",
     )
 

@@ -7,8 +7,11 @@ from io import StringIO
 
 from pyinfra import host
 from pyinfra.api import deploy
+from pyinfra.api.exceptions import DeployError
 from pyinfra.operations import files
 
+from blackstart import certificate
+from blackstart.ownership import identity
 from blackstart.platform import STAGE0_API_PORT, TRUST
 from deploys.control_plane import PYTHON, SETTINGS
 from deploys.lib import operations
@@ -37,6 +40,16 @@ def managers_move() -> None:
     operations.engine_demoted(name="Stop managing the engine", address=me().address)
 
 
+@deploy("Certificate")
+def require_certificate() -> None:
+    """Refuse to leave stage 0 before it was proven unneeded: run too early, what follows destroys the only control plane."""
+    if not platform().state.read_json(certificate.FILE).get("holds"):
+        raise DeployError(
+            f"{host.name}: stage 0 was not proven unneeded, so it stays ({certificate.FILE} in "
+            f"{platform().state.folder} does not hold): run `python3 bootstrap.py up`, which looks and then tears it down"
+        )
+
+
 @deploy("Forget stage 0")
 def forget_stage0() -> None:
     """Remove stage 0 from the engine; done by one manager."""
@@ -63,6 +76,7 @@ def _order() -> dict[str, object]:
         "target_database": target["DATABASE_URL"].replace("postgresql+psycopg://", "postgresql://"),
         "endpoint": {"host": "localhost", "address": "127.0.0.1", "port": STAGE0_API_PORT},
         "token": known.secrets["api_token"],
+        "owner": identity(known.state)["ca"],
         "ca": f"{TRUST}/ca.pem",
     }
 

@@ -4,6 +4,8 @@ from deploys import moving
 from deploys.lib import operations
 from deploys.lib.context import in_runtime, in_stage0
 
+moving.require_certificate()
+
 if in_runtime():
     moving.forget_stage0()
 

@@ -22,6 +22,7 @@ from blackstart.inventory import Host
 from blackstart.proofs import Proof
 from blackstart.proofs.canary import Canary, canary, new_word
 from blackstart.remote import connected
+from blackstart.rolling import NEWEST_RELEASES_FIRST
 from blackstart.run import Run
 
 NAME = "black-start"
@@ -45,7 +46,7 @@ def prove(run: Run) -> Proof:
         first, second = new_word(), new_word()
         with client() as before:
             app.deploy(before, first)
-            slugs = _slugs(before)
+            slugs, releases = _slugs(before), _releases(before)
             dynos = len(observe.engine_snapshot(platform.inventory.nodes).containers)
             build = app.build(before, second)
         witnesses.wait(ACKNOWLEDGED)
@@ -57,7 +58,7 @@ def prove(run: Run) -> Proof:
         times = _wait_until_back(run, app, (first, second), dynos, began)
         log(f"everything is back after {max(times.values()):.1f} s")
         with client() as after:
-            lost = _lost(after, witnesses.acknowledged, slugs)
+            lost = _lost(after, witnesses.acknowledged, slugs) + _changed(releases, _releases(after))
             ended = _ended_deploy(after, app, build)
         served = {
             node.name: app.wait_for_page(node, *_pages(ended, first, second)) for node in platform.inventory.nodes
@@ -67,6 +68,7 @@ def prove(run: Run) -> Proof:
         "seconds until": times,
         "rows acknowledged": len(witnesses.acknowledged),
         "slugs": len(slugs),
+        "releases": len(releases),
         "interrupted deploy": ended,
         "routers that serve": sorted(served),
     }
@@ -76,7 +78,7 @@ def prove(run: Run) -> Proof:
         NAME,
         holds=True,
         detail=f"all nodes killed at once, all back after {max(times.values()):.1f} s; {len(witnesses.acknowledged)} rows and "
-        f"{len(slugs)} slugs were kept; the interrupted deploy {ended}",
+        f"{len(slugs)} slugs, {len(releases)} releases were kept; the interrupted deploy {ended}",
         evidence=evidence,
     )
 
@@ -153,6 +155,22 @@ def _slugs(client: Client) -> dict[str, str]:
             path = f"/apps/{app['name']}/slugs/{release['slug']['id']}"
             slugs[path] = str(client.call("GET", path)["checksum"])
     return slugs
+
+
+def _releases(client: Client) -> dict[str, str]:
+    """Return `{"<app> v<version>": "<status> <slug>"}` for every release that has ended."""
+    ended = {}
+    for app in client.call("GET", "/apps"):
+        for release in client.call("GET", f"/apps/{app['name']}/releases", headers=NEWEST_RELEASES_FIRST):
+            if release["status"] != "pending":
+                slug = release["slug"]["id"] if release["slug"] else "no slug"
+                ended[f"{app['name']} v{release['version']}"] = f"{release['status']} {slug}"
+    return ended
+
+
+def _changed(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    """Name each release that is gone, or is not what it was."""
+    return [f"release {name}" for name, was in before.items() if after.get(name) != was]
 
 
 def _newest(client: Client, app: str) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from blackstart import observe
-from blackstart.certificate import FILE
+from blackstart.certificate import FILE, unproven
 from blackstart.proofs import Proof
 from blackstart.run import Run
 
@@ -13,8 +13,7 @@ NAME = "teardown"
 def prove(run: Run) -> Proof:
     """Return the proof from the certificate, and from a look at the engine and at where stage 0 was."""
     certificate = run.platform.state.read_json(FILE)
-    problems = [] if certificate else [f"the state folder has no {FILE}"]
-    problems += [f"{item['name']}: {item['detail']}" for item in certificate.get("items", []) if not item["holds"]]
+    problems = unproven(certificate) if certificate else [f"the state folder has no {FILE}"]
     problems += left_of_stage0(run)
     if problems:
         return Proof(NAME, holds=False, detail="; ".join(problems), evidence=certificate)

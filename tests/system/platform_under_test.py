@@ -128,11 +128,6 @@ def brought_up(folder: Path) -> Iterator[UnderTest]:
         done = subprocess.run(
             argv, cwd=checkout_root(), env=environment, capture_output=True, text=True, timeout=UP_SECONDS
         )
-        if done.returncode != 0:  # what an operator does, and what each error says: run it again, it goes on
-            print(done.stderr[-6000:])
-            done = subprocess.run(
-                argv, cwd=checkout_root(), env=environment, capture_output=True, text=True, timeout=UP_SECONDS
-            )
         assert done.returncode == 0, done.stderr[-6000:]
         platform = Platform(load_inventory(checkout_root() / "inventories" / "local.py"), state)
         with observe.answering_client(platform) as client:

@@ -31,6 +31,7 @@ from blackstart.providers.options import local_platform
 from blackstart.remote import connected
 from blackstart.sources import checkout_root, folder_source, pack
 from blackstart.state import State
+from blackstart.up import STEPS
 from tests.system.platform_under_test import COMPONENTS, FIXTURES, NAME, SUBNET
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(2400)]  # the first test waits for `up`
@@ -47,9 +48,19 @@ def test_status_is_self_hosted_with_every_component_up(it):
     assert status["stage0"] is None
     assert status["elapsed_s"] > 0
     assert [node["state"] for node in status["nodes"]] == ["ready"] * 3
+    assert [node["name"] for node in status["nodes"]] == [node.name for node in it.platform.inventory.nodes]
+    assert [step["name"] for step in status["steps"]] == [step.name for step in STEPS]
+    asked = it.bootstrap("status", "--platform", NAME, "--json")
+    assert asked.returncode == 0, asked.stderr
+    now = json.loads(asked.stdout)
+    assert {key: now[key] for key in ("stage", "domain", "api", "nodes", "stage0")} == {
+        key: status[key] for key in ("stage", "domain", "api", "nodes", "stage0")
+    }
+    assert now["elapsed_s"] > 0
     assert [component["app"] for component in status["components"]] == COMPONENTS
     for component in status["components"]:
         assert re.fullmatch(r"[0-9a-f]{64}", component["slug"])
+        assert component["version"] >= 2
         assert all(process["state"] == "up" for process in component["processes"]), component
         assert component["processes"] or component["app"] == "compile"
     routers = next(component for component in status["components"] if component["app"] == "router")["processes"]
@@ -161,6 +172,8 @@ def test_the_commands_that_up_prints_work(it):
     lines = [line.strip() for line in done.stdout.splitlines()]
     commands = [line for line in lines if line.startswith(("python3 bootstrap.py", "curl"))]
     assert len(commands) == 4
+    for told in (f"https://api.{NAME}.internal", it.platform.state.folder / "token", it.platform.state.ca_path):
+        assert str(told) in done.stdout
     for command in commands:
         ran = subprocess.run(
             ["bash", "-c", command],
@@ -327,20 +340,43 @@ def test_a_deleted_app_leaves_nothing(it):
     it.client.call("DELETE", "/apps/shop")
 
 
-def test_no_request_fails_during_20_deploys(it):
+def test_no_request_fails_during_20_deploys(it, tmp_path):
     it.deploy("steady", FIXTURES / "flask")
     it.client.call("PATCH", "/apps/steady/formation", {"updates": [{"type": "web", "quantity": 2}]})
     it.wait_dynos("steady", 2)
     with Load(it.platform, "steady") as load:
         for number in range(20):
-            if number % 5 == 0:
-                it.deploy("steady", FIXTURES / "flask")
+            if number % 2 == 0:
+                it.deploy("steady", _flask_that_says(f"source {number}", tmp_path / str(number)))
+                assert f"source {number} " in it.get("steady").text
             else:
                 it.client.call("PATCH", "/apps/steady/config-vars", {"RELEASE": f"number {number}"})
                 it.settled("steady")
+                assert f" number {number}\n" in it.get("steady").text
     assert set(load.answers) == {"200"}, load.answers
     assert load.answers["200"] > 500
-    assert "number 19" in it.get("steady").text
+
+
+def _flask_that_says(text: str, to: Path) -> Path:
+    shutil.copytree(FIXTURES / "flask", to)
+    program = to / "app.py"
+    program.write_text(program.read_text().replace('f"flask {', f'f"{text} {{'))
+    return to
+
+
+def test_a_domain_of_its_own_reaches_an_app_until_it_is_taken_away(it):
+    it.client.call("POST", "/apps/steady/domains", {"hostname": "www.steady.example"})
+
+    def answers(status: int) -> bool | None:
+        asked = [
+            httpx.get(f"http://{address}/", headers={"Host": "www.steady.example"}, timeout=10, trust_env=False)
+            for address in it.platform.node_addresses
+        ]
+        return True if {answer.status_code for answer in asked} == {status} else None
+
+    wait_for(lambda: answers(200), "the app under its own domain through every router", seconds=60)
+    it.client.call("DELETE", "/apps/steady/domains/www.steady.example")
+    wait_for(lambda: answers(404), "no answer under the domain that was taken away", seconds=60)
 
 
 # --- isolation -------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 
 import pytest
@@ -44,6 +45,11 @@ def test_what_is_known_of_the_bootstrap_holds(it):
     proofs = _verify(it, *QUICK)
     assert list(proofs) == list(QUICK)
     assert all(proof["holds"] for proof in proofs.values()), proofs
+    report = it.platform.state.read_json("report/report.json")
+    assert (report["command"], report["result"]["good"]) == ("verify", True)
+    assert {each["name"]: each["holds"] for each in report["proofs"]}.items() >= dict.fromkeys(QUICK, True).items()
+    page = (it.platform.state.report_folder / "report.html").read_text()
+    assert all(proof["detail"] in html.unescape(page) for proof in proofs.values())
 
 
 def test_the_certificate_was_issued_before_stage_0_went(it):

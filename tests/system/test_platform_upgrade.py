@@ -70,14 +70,20 @@ def test_up_after_failed_upgrades_finds_everything_done(it):
     assert [_running(it, name)["version"] for name in COMPONENTS] == before
 
 
-def test_an_upgrade_whose_build_fails_replaces_nothing(it, tmp_path):
+@pytest.mark.parametrize("component", ["api", "bus", "psmgr"])
+def test_an_upgrade_whose_build_fails_replaces_nothing(it, tmp_path, component):
     root = checkout_copy(tmp_path / "checkout")
-    (root / "apps" / "bus" / "Procfile").unlink()
+    (root / "apps" / component / "Procfile").unlink()
+    (root / "apps" / "router" / "HARMLESS").write_text("would be replaced\n")
     before = [_running(it, name)["version"] for name in COMPONENTS]
-    done = _upgrade(it, root, "--only", "bus", "--only", "api")
+    done = _upgrade(it, root, "--only", component, "--only", "router")
     assert done.returncode == 1
-    assert "the component bus could not be built; nothing was replaced" in done.stderr
+    assert f"the component {component} could not be built; nothing was replaced" in done.stderr
     assert [_running(it, name)["version"] for name in COMPONENTS] == before
+    report = it.platform.state.read_json("report/report.json")
+    assert report["command"] == "upgrade"
+    assert not report["result"]["good"]
+    assert component in report["result"]["text"]
 
 
 def test_a_good_upgrade_to_another_stack_replaces_every_component_and_no_request_fails(it, tmp_path):
@@ -93,5 +99,8 @@ def test_a_good_upgrade_to_another_stack_replaces_every_component_and_no_request
     assert sorted(json.loads(done.stdout)["replaced"]) == COMPONENTS
     assert all(_running(it, name)["version"] > before[name] for name in COMPONENTS)
     assert set(load.answers) == {"200"}, load.answers
+    report = it.platform.state.read_json("report/report.json")
+    assert (report["command"], report["result"]["good"]) == ("upgrade", True)
+    assert {"build", "ready", *COMPONENTS} <= {step["name"] for step in report["timeline"]["steps"]}
     again = _upgrade(it, root)
     assert json.loads(again.stdout)["replaced"] == [], again.stderr

@@ -24,6 +24,7 @@ def test_a_node_rebooted_brings_its_dynos_back_and_the_others_serve_on(it):
         wait_for(lambda: it.serves("steady", node=2), "the rebooted router", seconds=180)
     assert load.failures == {}
     assert load.answers["200"] > 0
+    it.wait_dynos("steady", 3)
     wait_for(
         lambda: True if it.bootstrap("status", "--platform", NAME).returncode == 0 else None, "all up", seconds=240
     )

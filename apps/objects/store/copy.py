@@ -104,6 +104,10 @@ class Bucket:
         body.seek(0)
         self._client.upload_fileobj(body, self.name, key)
 
+    def text(self, key: str) -> str:
+        """Return what `key` holds, a short text."""
+        return bytes(self._client.get_object(Bucket=self.name, Key=key)["Body"].read()).decode(errors="replace")
+
     def put_once(self, key: str, body: bytes) -> bool:
         """Write `key` unless it exists; return whether this call wrote it."""
         try:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,3 +123,26 @@ def test_a_copy_that_was_cut_short_goes_on(stores: Stores, objects: dict[str, by
     assert stores.copy("sources/one").returncode == 0
     assert json.loads(stores.copy().stdout)["already_equal"] == 1
     assert held(stores.target) == objects
+
+
+def claim(store: Component, owner: str) -> subprocess.CompletedProcess[str]:
+    values = {"URL": store.env["ENDPOINT"], "KEY": STORE_KEY, "SECRET": STORE_SECRET, "BUCKET": STORE_BUCKET}
+    return store.run("put-epoch", "7", owner, **{f"TARGET_{name}": value for name, value in values.items()})
+
+
+def test_an_epoch_is_claimed_once(stores: Stores) -> None:
+    first, again, other = (claim(stores.target, owner) for owner in ("ours", "ours", "theirs"))
+    assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
+    assert (first.stdout, again.stdout) == ("epoch/000007 written\n", "epoch/000007 is there\n")
+    assert other.returncode == 1
+    assert "epoch/000007" in other.stderr
+    assert "is ours's, not theirs's: another control plane took over" in other.stderr
+    body = client(stores.target).get_object(Bucket=STORE_BUCKET, Key="epoch/000007")["Body"].read()
+    assert body == b"ours\n"
+
+
+def test_of_two_that_claim_an_epoch_at_once_one_gets_it(stores: Stores) -> None:
+    client(stores.target).delete_object(Bucket=STORE_BUCKET, Key="epoch/000007")
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        codes = list(pool.map(lambda owner: claim(stores.target, owner).returncode, ("a", "b", "c", "d")))
+    assert sorted(codes) == [0, 1, 1, 1]
