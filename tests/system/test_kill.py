@@ -42,6 +42,12 @@ def it(_root, tmp_path_factory):
             rehearsal.down()
 
 
+@pytest.fixture(scope="module")
+def older(tmp_path_factory) -> Path:
+    """Where a copy of the state folder is kept that was made in the middle of the pivot."""
+    return tmp_path_factory.mktemp("older") / "state"
+
+
 def nothing_goes_on(it: Rehearsal) -> None:
     """Wait until no program of the operator's side is left: the kernel ends them."""
     wait_for(lambda: None if it.operators_left() else True, "the programs of a killed run to end", seconds=10)
@@ -95,9 +101,10 @@ def test_killed_in_the_middle_of_the_database_move_and_the_pivot_program_too(it)
         os.kill(pid, signal.SIGKILL)
 
 
-def test_killed_in_the_middle_of_the_pivot_whose_program_goes_on(it):
+def test_killed_in_the_middle_of_the_pivot_whose_program_goes_on(it, older):
     """It starts over; then a third run waits for it or goes on after it: two pivots never move at once."""
     kill_when(it, it.runs(MOVING))
+    shutil.copytree(it.state.folder, older)
 
 
 def test_killed_during_teardown(it):
@@ -195,6 +202,14 @@ def test_lost_hints_change_nothing(it, running, copy):
     done = it.run("up")
     assert done.returncode == 0, done.stderr
     assert "done (" not in done.stderr
+
+
+def test_a_state_folder_from_before_the_fence_is_refused(it, running, copy, older):
+    shutil.rmtree(it.state.folder)
+    shutil.copytree(older, it.state.folder)
+    said = refused(it, "up")
+    assert f"{NAME}-node1 belongs to a platform that this state folder does not know; nothing was changed" in said
+    assert "restore the state folder from its copy" in said
 
 
 def test_the_state_of_another_platform_is_refused(it, running, copy):
