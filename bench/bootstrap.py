@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from blackstart.inventory import load_inventory  # noqa: E402
 from blackstart.platform import Platform  # noqa: E402
+from blackstart.providers import Machine  # noqa: E402
 from blackstart.providers.options import local_platform, remember_options  # noqa: E402
 from blackstart.remote import Remote, connected  # noqa: E402
 from blackstart.sources import component_names  # noqa: E402
@@ -93,11 +95,15 @@ def measured_floor(name: str, subnet: str) -> dict[str, float]:
         action()
         parts[part] = time.monotonic() - started
 
+    def boot_one(machine: Machine) -> None:
+        provider.create(machine)
+        provider.boot(machine)
+
     def boot() -> None:
         provider.prepare()
-        for machine in provider.machines():
-            provider.create(machine)
-            provider.boot(machine)
+        with ThreadPoolExecutor(max_workers=4) as pool:  # as `up` does
+            for _ in pool.map(boot_one, provider.machines()):
+                pass
 
     try:
         measure("boot", boot)

@@ -51,8 +51,11 @@ TYPED = (
     "deploys",
     "bootstrap.py",
     "apps/api/api",
-    "apps/psmgr/psmgr",
+    "apps/bus/server",
     "apps/compile/compiler",
+    "apps/objects/store",
+    "apps/postgres/database",
+    "apps/psmgr/psmgr",
     "apps/router/router",
 )
 

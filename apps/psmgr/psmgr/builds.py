@@ -41,7 +41,7 @@ REASONS = {
     1: "push rejected, failed to compile app: the output says why",
     2: "push rejected: the source cannot be read: the output says why",
     3: "push rejected: the build took longer than its limit of {timeout} seconds",
-    4: "the object store failed during the build: build again",
+    4: "the platform failed during the build on {node}, not the app: the output says how; build again",
     137: "the build was killed: it used more memory than its limit of {memory} MB, or it was stopped",
 }
 
@@ -208,8 +208,9 @@ class Builds:
             reason = REASONS.get(task.exit_code or -1)
             if reason is None:
                 return Outcome(text, failure=f"the build failed (exit code {task.exit_code}): {task.message}")
+            node = next((node.name for node in engine.nodes() if node.id == task.node_id), "a node that is gone")
             limits = {"timeout": self._settings.build_timeout_s, "memory": self._settings.build_memory_mb}
-            return Outcome(text, failure=reason.format(**limits))
+            return Outcome(text, failure=reason.format(node=node, **limits))
         return self._verified(id_, text, service.labels.get(spec.COMPILER))
 
     def _verified(self, id_: str, text: str, compiler: str | None) -> Outcome:

@@ -139,7 +139,7 @@ def test_a_slug_keeps_how_it_was_made(world: Any) -> None:
         (1, "push rejected, failed to compile app"),
         (2, "the source cannot be read"),
         (3, "longer than its limit of 900 seconds"),
-        (4, "the object store failed"),
+        (4, "the platform failed during the build on "),
         (137, "more memory than its limit of 1536 MB"),
         (77, r"exit code 77\): boom"),
     ],
