@@ -212,6 +212,17 @@ def test_a_rack_app_with_a_native_extension_deploys_and_answers(it, tmp_path):
     it.client.call("DELETE", "/apps/an-rack")
 
 
+def test_the_compiler_compiles_itself_by_hand_in_a_one_off_dyno(it):
+    dyno, text = it.one_off("compile", "bin/compile .")
+    assert dyno["state"] == "complete", text
+    assert "app detected" in text
+    assert re.search(r"-----> Compiled slug is [0-9.]+[KM]\n +sha256 [0-9a-f]{64}", text), text
+    dyno, text = it.one_off("compile", "mkdir /tmp/bad && echo 'no colon' > /tmp/bad/Procfile && bin/compile /tmp/bad")
+    assert dyno["state"] == "failed", text
+    assert "push rejected, failed to compile app" in text
+    assert "What to do:" in text
+
+
 GEMS = """set -e
 mkdir -m 777 /out
 base64 -d | tar -xz -C /out

@@ -15,6 +15,8 @@ from compiler.ending import ended
 from compiler.errors import Failure, SourceRefused, StoreFailed
 from compiler.processes import Clock
 
+PLACE = Path("/app")
+
 
 def main(arguments: list[str]) -> int:
     """Compile as the arguments say; return the exit code of the contract."""
@@ -31,11 +33,18 @@ def compile_folder(options: argparse.Namespace) -> Compiled:
         raise SourceRefused(
             "source-not-there", f"There is no folder {options.folder}.", fixes=("Name the app's folder.",)
         )
-    build, scratch = Path(options.build), Path(options.scratch)
+    scratch = Path(options.scratch)
+    build = Path(options.build) if options.build else _free_place(folder, scratch)
     _prepare(folder, build, scratch)
     source.copy_folder(folder, build)
     cache = Path(options.cache) if options.cache else scratch / "cache"
     return compilation.compile_app(Folders(build, cache, scratch / "env", scratch), os.environ, Clock(options.seconds))
+
+
+def _free_place(folder: Path, scratch: Path) -> Path:
+    """Return an app's place in a dyno; another one where that is the compiler's own or the source's, and must stay."""
+    occupied = (folder.resolve(), Path(__file__).resolve())
+    return scratch / "app" if any(path.is_relative_to(PLACE) for path in occupied) else PLACE
 
 
 def _prepare(folder: Path, build: Path, scratch: Path) -> None:
@@ -43,7 +52,7 @@ def _prepare(folder: Path, build: Path, scratch: Path) -> None:
     try:
         build.mkdir(parents=True, exist_ok=True)
         scratch.mkdir(parents=True, exist_ok=True)
-        if build.resolve() == folder.resolve() or (any(build.iterdir()) and build != Path("/app")):
+        if build.resolve() == folder.resolve() or (any(build.iterdir()) and build not in (PLACE, scratch / "app")):
             raise Failure(
                 "build-folder-not-empty",
                 f"The build folder {build} is not empty.",
@@ -68,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bin/compile", description="Compile the app in a folder to a slug.")
     parser.add_argument("folder", help="the app's folder, as `.`")
     parser.add_argument("--output", help="write the slug to this file")
-    parser.add_argument("--build", default="/app", help="where it is compiled (default: /app, its place in a dyno)")
+    parser.add_argument(
+        "--build", help="where it is compiled (default: /app, its place in a dyno, unless something is there)"
+    )
     parser.add_argument("--scratch", default="/tmp/build", help="temporary files (default: %(default)s)")  # noqa: S108
     parser.add_argument("--cache", help="a folder for the build cache")
     parser.add_argument(
