@@ -9,7 +9,8 @@
 
 One bootstrap serves all cells of a fault: hurt at step 1, rerun, hurt at step 2, and so on; then a plain `up`, which must
 exit 0, and a comparison with a platform that was never hurt. A cell is right when its rerun got on; a fault's cells count
-only when its last comparison holds. Prints the table and N/N; exit 0 only for N/N.
+only when its last comparison holds. Prints the table and N/N; exit 0 only for N/N. A step that had
+nothing to do (`so already`) is not counted.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ class Cell:
     fault: str
     step: str
     right: bool = True
+    already: bool = False
+    """The step had nothing to do, so nothing of it was hurt: such a cell does not count."""
+
     note: str = ""
     seconds: float = 0.0
 
@@ -89,10 +93,11 @@ class Chain:
             up = self.rehearsal.start()
             moment = self._moment(step)
             if up.reaches(moment):
+                cell.already = "is so already" in up.texts(step)
                 cell.note = ACTIONS[self.fault](self.rehearsal, up)
                 break
-            if f"[{step}] is so already" in [f"[{name}] {text}" for name, text in up.lines] or up.end() == 0:
-                cell.note = "was so already"
+            if "is so already" in up.texts(step) or up.end() == 0:
+                cell.already, cell.note = True, "was so already"
                 break
             self._blame(step, up)
         up.kill()
@@ -225,18 +230,21 @@ def as_json(seed: int, chains: list[Chain]) -> dict[str, Any]:
 
 
 def _print_table(chains: list[Chain]) -> None:
-    print(f"{'step':12}" + "".join(f"{chain.fault:>10}" for chain in chains))
+    print(f"{'step':12}" + "".join(f"{chain.fault:>12}" for chain in chains))
     for name in NAMES:
         found = [next((cell for cell in chain.cells if cell.step == name), None) for chain in chains]
-        print(
-            f"{name:12}"
-            + "".join(f"{'-' if cell is None else 'same' if cell.right else 'WRONG':>10}" for cell in found)
-        )
-    cells = [cell for chain in chains for cell in chain.cells]
+        print(f"{name:12}" + "".join(f"{_shown(cell):>12}" for cell in found))
+    cells = [cell for chain in chains for cell in chain.cells if not cell.already]
     print(f"{sum(cell.right for cell in cells)}/{len(cells)}", flush=True)
     for chain in chains:
         for wrong in chain.wrong_at_the_end:
             print(f"{chain.fault}, at the end: {wrong}")
+
+
+def _shown(cell: Cell | None) -> str:
+    if cell is None:
+        return "-"
+    return "WRONG" if not cell.right else "so already" if cell.already else "same"
 
 
 def say(text: str) -> None:
