@@ -9,6 +9,7 @@ from io import BytesIO, StringIO
 from pyinfra import host
 from pyinfra.api import deploy
 from pyinfra.api.operation import OperationMeta
+from pyinfra.facts.files import File
 from pyinfra.operations import apt, files, server
 
 from blackstart.graph import component_order
@@ -20,7 +21,8 @@ from deploys.lib.applied import applied
 from deploys.lib.context import for_stage0, me, platform
 
 PACKAGES = ["postgresql", "redis-server", "python3", "squashfs-tools", "rsync"]
-HBA = "/etc/postgresql/17/main/pg_hba.conf"
+CLUSTER = "/etc/postgresql/17/main"
+HBA = f"{CLUSTER}/pg_hba.conf"
 REDIS = "/etc/redis/redis.conf"
 HOME = "/opt/blackstart"
 CHECKOUT = f"{HOME}/checkout"
@@ -67,8 +69,19 @@ def stores() -> None:
         group="blackstart",
         mode="0700",
     )
+    _cluster()
     _database()
     _bus()
+
+
+def _cluster() -> None:
+    """Make the database's cluster where the package could not: it says so in its log only, and counts as installed."""
+    configured = f"{CLUSTER}/postgresql.conf"
+    if host.get_fact(File, path=configured) is None:
+        server.shell(
+            name="See that the database's cluster is there",
+            commands=[f"test -e {configured} || {{ rm -rf {CLUSTER} && pg_createcluster 17 main; }}"],
+        )
 
 
 def _database() -> None:

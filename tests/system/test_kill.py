@@ -17,6 +17,7 @@ import pytest
 
 from bench.faults import Rehearsal, Up, picture, says
 from blackstart.client import wait_for
+from blackstart.remote import connected
 from blackstart.sources import checkout_root, component_names
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1200)]
@@ -85,6 +86,14 @@ def test_ctrl_c_while_machines_are_made(it):
 
 def test_sigterm_while_two_deploys_run(it):
     stop_when(it, says("stage-0", "Install the engine and the firewall"), signal.SIGTERM)
+
+
+def test_killed_when_a_full_disk_kept_the_databases_cluster_from_being_made(it):
+    """The package then counts as installed all the same: found by the matrix."""
+    kill_when(it, says("stage-0", "Make the user of stage 0's services"))
+    with connected(it.platform.inventory.stage0) as stage0:
+        stage0.check(["pg_dropcluster", "--stop", "17", "main"])
+        stage0.check(["mkdir", "-p", "/etc/postgresql/17/main"])
 
 
 def test_ctrl_c_in_the_next_run(it):
