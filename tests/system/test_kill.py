@@ -116,6 +116,13 @@ def test_killed_in_the_middle_of_the_pivot_whose_program_goes_on(it, older):
     shutil.copytree(it.state.folder, older)
 
 
+def test_killed_while_the_epoch_is_claimed_and_the_pivot_program_too(it):
+    """The marker is there or not, the database says nothing yet: the next run claims it again, as the same owner."""
+    kill_when(it, it.runs("bin/put-epoch"))
+    for pid in it.pids(r"python\S* -m blackstart\.pivot"):
+        os.kill(pid, signal.SIGKILL)
+
+
 def test_killed_during_teardown(it):
     kill_when(it, says("teardown", "Wipe stage 0"))
 

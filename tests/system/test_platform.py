@@ -32,7 +32,7 @@ from blackstart.remote import connected
 from blackstart.sources import checkout_root, folder_source, pack
 from blackstart.state import State
 from blackstart.up import STEPS
-from tests.system.platform_under_test import COMPONENTS, FIXTURES, NAME, SUBNET
+from tests.system.platform_under_test import COMPONENTS, DEPLOY_SECONDS, FIXTURES, NAME, SUBNET
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(2400)]  # the first test waits for `up`
 
@@ -390,6 +390,38 @@ def test_a_domain_of_its_own_reaches_an_app_until_it_is_taken_away(it):
     wait_for(lambda: answers(404), "no answer under the domain that was taken away", seconds=60)
 
 
+GREEDY = """\
+import threading
+
+def spin():
+    while True:
+        pass
+
+for _ in range(4):
+    threading.Thread(target=spin, daemon=True).start()
+eaten = []
+while True:
+    eaten.append(bytearray(b"x" * (16 << 20)))
+"""
+
+
+def test_an_app_that_eats_memory_and_crashes_starves_nobody(it, tmp_path):
+    (tmp_path / "Procfile").write_text("web: python3 eats.py\n")
+    (tmp_path / "eats.py").write_text(GREEDY)
+    it.client.call("POST", "/apps", {"name": "greedy"})
+    with Load(it.platform, "steady") as load:
+        source = folder_source(tmp_path)
+        build = it.client.build("greedy", source, version="greedy")
+        assert it.client.finished_build("greedy", build["id"], seconds=DEPLOY_SECONDS)["status"] == "succeeded"
+        version = it.client.call("GET", "/apps/greedy/releases")[-1]["version"]
+        release = it.client.released("greedy", version, seconds=240)
+        assert it.bootstrap("status", "--platform", NAME).returncode == 0
+    assert release["status"] == "failed"
+    assert re.search(r"web crashed 3 times \(exit code 137\)", release["failure"]), release
+    assert set(load.answers) == {"200"}, load.answers
+    it.client.call("DELETE", "/apps/greedy")
+
+
 # --- isolation -------------------------------------------------------------------------------------------------------
 
 PROBE = """
@@ -449,8 +481,10 @@ def test_a_dyno_reaches_nothing_of_the_platform_but_the_routers(it):
     assert "RESOLVES" not in output
 
 
-def test_a_build_sees_no_credential_but_its_own_urls(it, tmp_path):
-    """A build that prints all it can see: environment of every process it may read, and files."""
+def test_a_build_sees_no_credential_but_its_own_urls_and_reaches_only_routers(it, tmp_path):
+    """A build that prints all it can see: environment of every process it may read, files, and ports."""
+    closed = [f"{address}:{port}" for address in it.platform.node_addresses for port in (22, 2377, 5432, 6379, 7946)]
+    routers = [f"{address}:443" for address in it.platform.node_addresses]
     (tmp_path / "Procfile").write_text("web: true\n")
     (tmp_path / "requirements.txt").write_text("./spy\n")
     spy = tmp_path / "spy"
@@ -459,7 +493,13 @@ def test_a_build_sees_no_credential_but_its_own_urls(it, tmp_path):
         '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
     )
     (spy / "backend.py").write_text(
-        "import glob, os, sys\n"
+        "import concurrent.futures, glob, os, socket, sys\n"
+        f"TARGETS = {[*closed, *routers]!r}\n"
+        "def reach(target):\n"
+        "    host, _, port = target.partition(':')\n"
+        "    try: socket.create_connection((host, int(port)), timeout=3).close()\n"
+        "    except OSError: return 'closed'\n"
+        "    return 'open'\n"
         "def seen():\n"
         "    text = repr(dict(os.environ))\n"
         "    for path in glob.glob('/proc/[0-9]*/environ'):\n"
@@ -467,6 +507,8 @@ def test_a_build_sees_no_credential_but_its_own_urls(it, tmp_path):
         "        except OSError: pass\n"
         "    for path in ('/slugs', '/var/run/docker.sock', '/run/secrets', '/etc/blackstart/stage0'):\n"
         "        text += f' {path}={os.access(path, os.R_OK)}'\n"
+        "    with concurrent.futures.ThreadPoolExecutor(32) as pool:\n"
+        "        for target, answer in zip(TARGETS, pool.map(reach, TARGETS)): text += f' REACH {target}={answer}'\n"
         "    return text\n"
         "def build_wheel(*a, **k): raise SystemExit('SPY ' + seen())\n"
     )
@@ -475,6 +517,8 @@ def test_a_build_sees_no_credential_but_its_own_urls(it, tmp_path):
     secrets = it.platform.secrets
     for name, value in secrets.items():
         assert value not in output or name == "objects_key", f"the build saw {name}"
+    assert [target for target in closed if f"REACH {target}=closed" not in output] == [], output
+    assert [target for target in routers if f"REACH {target}=open" not in output] == [], output
     assert "/slugs=False" in output
     assert "/var/run/docker.sock=False" in output
     it.client.call("DELETE", "/apps/spy")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +86,29 @@ def test_an_upgrade_whose_build_fails_replaces_nothing(it, tmp_path, component):
     assert report["command"] == "upgrade"
     assert not report["result"]["good"]
     assert component in report["result"]["text"]
+
+
+def test_an_upgrade_that_was_killed_is_taken_up_by_the_next(it, tmp_path):
+    root = checkout_copy(tmp_path / "checkout")
+    changed = ["bus", "router"]
+    for name in changed:
+        (root / "apps" / name / "HARMLESS").write_text("killed in the middle\n")
+    before = {name: _running(it, name)["version"] for name in changed}
+    only = [word for name in changed for word in ("--only", name)]
+    argv = [sys.executable, "-m", "blackstart", "upgrade", "--platform", NAME, *only]
+    with Load(it.platform, "steady") as load:
+        with subprocess.Popen(
+            argv, cwd=root, env=it.environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        ) as killed:
+            seen = next((line for line in killed.stderr if "is being replaced by" in line), None)
+            os.killpg(killed.pid, signal.SIGKILL)
+        assert seen is not None
+        done = _upgrade(it, root, *only)
+    assert done.returncode == 0, done.stderr
+    after = {name: _running(it, name) for name in changed}
+    assert {name: after[name]["version"] - before[name] for name in changed} == dict.fromkeys(changed, 1)
+    assert all(process["state"] == "up" for each in after.values() for process in each["processes"])
+    assert set(load.answers) == {"200"}, load.answers
 
 
 def test_a_good_upgrade_to_another_stack_replaces_every_component_and_no_request_fails(it, tmp_path):
