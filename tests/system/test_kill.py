@@ -110,17 +110,20 @@ def test_killed_in_the_middle_of_the_database_move_and_the_pivot_program_too(it)
         os.kill(pid, signal.SIGKILL)
 
 
+def test_killed_while_the_epoch_is_claimed_and_the_pivot_program_too(it):
+    """The marker is there or not, the database says nothing yet: the next run claims it again, as the same owner."""
+    up = it.start()
+    assert up.reaches(it.runs("bin/put-epoch")), up.error()
+    for pid in it.pids(r"python\S* -m blackstart\.pivot"):
+        os.kill(pid, signal.SIGKILL)
+    up.kill()
+    nothing_goes_on(it)
+
+
 def test_killed_in_the_middle_of_the_pivot_whose_program_goes_on(it, older):
     """It starts over; then a third run waits for it or goes on after it: two pivots never move at once."""
     kill_when(it, it.runs(MOVING))
     shutil.copytree(it.state.folder, older)
-
-
-def test_killed_while_the_epoch_is_claimed_and_the_pivot_program_too(it):
-    """The marker is there or not, the database says nothing yet: the next run claims it again, as the same owner."""
-    kill_when(it, it.runs("bin/put-epoch"))
-    for pid in it.pids(r"python\S* -m blackstart\.pivot"):
-        os.kill(pid, signal.SIGKILL)
 
 
 def test_killed_during_teardown(it):
