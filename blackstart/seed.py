@@ -23,6 +23,8 @@ SEED_SECONDS = 120
 RELEASE_SECONDS = 180.0
 COMPILER = "compile"
 WORD = "stage-0-works"
+CHECK = "check"
+"""The type of its dyno: `run` is for the compiler's own tools, which need the build stack, and that is on the nodes only."""
 
 
 def seed(client: Client, plan: Plan) -> None:
@@ -83,7 +85,7 @@ def _run_one_off(client: Client) -> None:
     """Run `echo` in a one-off dyno and require its word. It needs a release that the process manager has carried out."""
     newest = client.call("GET", f"/apps/{COMPILER}/releases")[-1]["version"]
     client.released(COMPILER, newest, seconds=RELEASE_SECONDS)
-    dyno = client.call("POST", f"/apps/{COMPILER}/dynos", {"command": f"echo {WORD}", "attach": False})
+    dyno = client.call("POST", f"/apps/{COMPILER}/dynos", {"command": f"echo {WORD}", "attach": False, "type": CHECK})
 
     def ended() -> dict[str, Any] | None:
         now: dict[str, Any] = client.call("GET", f"/apps/{COMPILER}/dynos/{dyno['id']}")
