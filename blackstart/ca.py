@@ -18,6 +18,7 @@ from blackstart.state import State, write_durably
 
 CA_DAYS = 3650
 LEAF_DAYS = 825
+WARNING_DAYS = 60
 CLOCK_SKEW = datetime.timedelta(hours=1)
 
 
@@ -109,6 +110,20 @@ def _still_good(pair: Pair, ca: Pair, hosts: tuple[str, ...]) -> bool:
     same = list(names) == [_general_name(host) for host in hosts]
     left = loaded.not_valid_after_utc - datetime.datetime.now(datetime.UTC)
     return same and left > datetime.timedelta(days=LEAF_DAYS // 3)
+
+
+def expiring(state: State) -> list[str]:
+    """Say which certificates in use expire within WARNING_DAYS: once they have, no upgrade can reach the platform."""
+    soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=WARNING_DAYS)
+    found = []
+    for path in sorted((state.folder / "ca").glob("*.pem")):
+        if not path.name.startswith("retired-"):
+            ends = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
+            if ends < soon:
+                found.append(
+                    f"the certificate of {path.stem} expires on {ends:%Y-%m-%d}: run `upgrade` before that day"
+                )
+    return found
 
 
 def _general_name(host: str) -> x509.GeneralName:

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from blackstart import hold, observe
+from blackstart.ca import expiring
 from blackstart.client import Client
 from blackstart.errors import BlackstartError
 from blackstart.platform import Platform
@@ -44,7 +45,7 @@ def platform_status(platform: Platform) -> dict[str, Any]:
         return {**base, "stage": stage, "problems": [str(error), *holds]}
     with client:
         status = _with_live(base, client)
-    return {**status, "problems": [*status["problems"], *holds]}
+    return {**status, "problems": [*status["problems"], *holds, *expiring(platform.state)]}
 
 
 def _held(platform: Platform) -> list[str]:

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from blackstart import ca
 from blackstart.ca import ensure_ca, ensure_leaf
 from blackstart.state import State
 
@@ -83,3 +84,13 @@ def test_processes_that_start_together_make_one_ca_and_one_set_of_secrets(state)
         process.join(30)
     assert all(each == made[0] for each in made)
     handshake(state, made[0][2], "api")
+
+
+def test_a_certificate_that_expires_soon_is_named(state, monkeypatch):
+    ensure_leaf(state, "api", hosts=("api.unit.internal",))
+    assert ca.expiring(state) == []
+    monkeypatch.setattr(ca, "LEAF_DAYS", 30)
+    ensure_leaf(state, "bus", hosts=("bus",))
+    (said,) = ca.expiring(state)
+    assert "the certificate of bus expires on" in said
+    assert "run `upgrade`" in said
