@@ -36,7 +36,7 @@ from blackstart.up import STEPS  # noqa: E402
 NAMES = tuple(step.name for step in STEPS)
 OFF_MACHINES = ("host", "stacks")
 """Steps that touch no machine: nothing to cut."""
-WRITES_NOTHING = (*OFF_MACHINES, "machines", "released", "teardown", "ready")
+WRITES_NOTHING = (*OFF_MACHINES, "machines", "engine", "released", "teardown", "ready")
 """Steps that write nothing large on a machine: no disk to fill."""
 FULL_SECONDS = 60.0
 

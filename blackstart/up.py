@@ -5,7 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import time
 
-from blackstart import certificate, hold, observe
+from blackstart import certificate, engine, hold, observe
 from blackstart.bundle import gather
 from blackstart.client import wait_for
 from blackstart.deploys import run_deploy
@@ -124,6 +124,16 @@ def _reach(host: Host) -> BlackstartError | None:
     except BlackstartError as error:
         return error
     return None
+
+
+def bring_engine_back(run: Run) -> None:
+    """Start daemons again that fell out of the engine, when it does not come to work by itself."""
+    engine.bring_back(_needed(run), run.log("engine"))
+
+
+def engine_works(run: Run) -> bool:
+    """Whether the machines' engine has a leader and every member takes part; before stage 0 there is none."""
+    return engine.works(_needed(run), seconds=engine.ELECTION_SECONDS)
 
 
 def release_held(run: Run) -> None:
@@ -347,8 +357,9 @@ STEPS: tuple[Step[Run], ...] = (
     Step("host", "Prepare this host", prepare_host, host_is_prepared),
     Step("stacks", "Build the stack images", build_stacks, stacks_are_built, needs=("host",)),
     Step("machines", "Boot the machines", make_machines, machines_answer, needs=("host",)),
-    Step("released", "Release what is held", release_held, nothing_is_held, needs=("machines",)),
-    Step("stage-0", "Stand up stage 0, prepare the nodes", stand_up_stage0, stage0_works, needs=("stacks", "machines")),
+    Step("engine", "Bring the engine back", bring_engine_back, engine_works, needs=("machines",)),
+    Step("released", "Release what is held", release_held, nothing_is_held, needs=("engine",)),
+    Step("stage-0", "Stand up stage 0, prepare the nodes", stand_up_stage0, stage0_works, needs=("stacks", "engine")),
     Step("stage-1", "Bring the components up as apps", deploy_stage1, components_are_apps, needs=("stage-0",)),
     Step("pivot", "Move the state and hand over", pivot, is_pivoted, needs=("stage-1",)),
     Step("fence", "Replace every credential that stage 0 knew", fence, is_fenced, needs=("pivot",)),

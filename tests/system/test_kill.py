@@ -104,6 +104,13 @@ def test_killed_between_engine_join_and_promotion(it):
     kill_when(it, says("stage-1", "Wait until every node has joined"))
 
 
+def test_killed_when_a_manager_falls_out_of_the_engine(it):
+    """One of two managers is gone, so nobody leads: a full disk does that (found by the matrix)."""
+    kill_when(it, says("stage-1", "Label the nodes"))
+    with connected(it.platform.inventory.nodes[0]) as node:
+        node.check(["systemctl", "stop", "docker.service", "docker.socket"])
+
+
 def test_killed_in_the_middle_of_the_database_move_and_the_pivot_program_too(it):
     kill_when(it, it.runs(MOVING))
     for pid in it.pids(r"python\S* -m blackstart\.pivot"):
