@@ -11,7 +11,7 @@ import httpx
 
 from blackstart.platform import Platform
 
-PAUSE_SECONDS = 0.02
+PAUSE_SECONDS = 0.05
 REQUEST_SECONDS = 30.0
 END_SECONDS = 60.0
 
