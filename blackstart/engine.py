@@ -67,7 +67,8 @@ def bring_back(hosts: Iterable[Host], log: Log) -> None:
         raise ProofError(
             "the engine has no leader, or a machine does not take part in it, also after its daemons were started again",
             why=states,
-            fix="look at `journalctl -u docker` on these machines (is a disk full?), then run this again",
+            fix="look at `journalctl -u docker` on these machines (is a disk full?), then run this again; "
+            "docs/recovery.md says what to do when most managers are lost for good",
         )
 
 

@@ -10,10 +10,21 @@ from pyinfra.api import HiddenValue, QuoteString, StringCommand, operation
 from pyinfra.api.exceptions import OperationError
 from pyinfra.facts.files import Directory
 
-from deploys.lib.facts import Components, Engine, EngineNodes, Images, JoinToken, Networks, Stage, Succeeds
+from deploys.lib.facts import (
+    Components,
+    Engine,
+    EngineNodes,
+    FreeMegabytes,
+    Images,
+    JoinToken,
+    Networks,
+    Stage,
+    Succeeds,
+)
 
 Commands = Generator[StringCommand, None, None]
 WAIT_SECONDS = 60
+LOG_MB = 300
 ADDRESS_SECONDS = 30
 STAGE0_STARTS = (
     "systemctl is-enabled --quiet blackstart-psmgr.service blackstart-api.service blackstart-objects.service"
@@ -77,6 +88,7 @@ def engine_managers(addresses: list[str]) -> Commands:
     if len(wanted) == len(addresses) and all(_is_reachable_manager(member) for member in wanted):
         host.noop("these members are managers already")
         return
+    _require_room(addresses)
     yield StringCommand(_for_each_member(addresses, 'docker node promote "$id"'))
     yield StringCommand(_until_reachable(addresses))
 
@@ -158,6 +170,21 @@ def components_applied(run: str) -> Commands:
         host.noop("every component is up as an app already")
         return
     yield StringCommand(run.format(verb="apply"))
+
+
+def _require_room(addresses: list[str]) -> None:
+    """Refuse to promote a machine whose disk is full. Raises OperationError.
+
+    It would count as a manager at once and could never write the engine's log, so that two managers have no majority for
+    ever; nothing but a new engine helps then (tried).
+    """
+    for candidate in inventory:
+        free = candidate.get_fact(FreeMegabytes) if candidate.data.get("address") in addresses else None
+        if free is not None and free < LOG_MB:
+            raise OperationError(
+                f"{candidate.name} has {free} MB free below /var/lib, and a manager keeps the engine's log there "
+                f"({LOG_MB} MB): free some space, then run this again"
+            )
 
 
 def _is_member(engine: dict[str, Any] | None) -> bool:
