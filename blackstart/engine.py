@@ -8,7 +8,7 @@ done only when every machine is there and the engine had its time to elect a lea
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,13 +16,25 @@ from blackstart.errors import BlackstartError, ProofError
 from blackstart.inventory import Host
 from blackstart.remote import connected
 
-ELECTION_SECONDS = 45.0
+ELECTION_SECONDS = 90.0
+SEED_SECONDS = 30.0
+FALLEN_OUT = ("error", "unknown")
+"""A daemon that stopped taking part, and one that does not answer."""
+
 POLL_SECONDS = 1.0
 RESTART_SECONDS = 120.0
 LOOK = """test -e /var/lib/docker/swarm/docker-state.json || exit 0
 timeout 10 docker info --format '{{.Swarm.LocalNodeState}}' 2>/dev/null || echo unknown
 timeout 10 docker node ls --quiet >/dev/null 2>&1 && echo leader
 exit 0
+"""
+FORGET_OTHERS = """self=$(docker info --format '{{.Swarm.NodeID}}')
+for id in $(docker node ls --quiet); do
+    test "$id" != "$self" || continue
+    docker node demote "$id" > /dev/null
+    tries=0
+    until docker node rm --force "$id" > /dev/null; do tries=$((tries + 1)); test $tries -lt 30 || exit 1; sleep 1; done
+done
 """
 
 Log = Callable[[str], None]
@@ -52,17 +64,22 @@ def works(hosts: Iterable[Host], *, seconds: float = 0.0) -> bool:
     return True
 
 
-def bring_back(hosts: Iterable[Host], log: Log) -> None:
-    """Restart the daemons of members that do not take part, then, while nobody leads, of all. Raises ProofError."""
-    outside = [member for member in _members(hosts) if not member.well]
-    for member in [*outside, *_members(hosts)]:
-        if works(hosts):
+def bring_back(hosts: Sequence[Host], log: Log, *, seed: Host | None = None) -> None:
+    """Restart the daemons that fell out; while nobody leads then, start over, or restart all. Raises ProofError.
+
+    `seed` is a manager from whose log alone the engine may start over: stage 0, before the pivot. Without it, after the
+    pivot, the daemons of all members are restarted, one after another.
+    """
+    _restart([member for member in _members(hosts) if member.state in FALLEN_OUT], log)
+    if works(hosts, seconds=patience(seed)):
+        return
+    if seed is not None:
+        _start_over(seed, [host for host in hosts if host.name != seed.name], log)
+    for member in _members(hosts):
+        if works(hosts, seconds=patience(seed)):
             return
-        log(f"{member.host.name}: its engine is {member.state}: starting its daemon again")
-        with connected(member.host) as remote:
-            remote.check(["systemctl", "restart", "docker.service"], seconds=RESTART_SECONDS)
-        works(hosts, seconds=ELECTION_SECONDS)
-    if not works(hosts):
+        _restart([member], log)
+    if not works(hosts, seconds=patience(seed)):
         states = ", ".join(f"{member.host.name} is {member.state}" for member in _members(hosts))
         raise ProofError(
             "the engine has no leader, or a machine does not take part in it, also after its daemons were started again",
@@ -70,6 +87,34 @@ def bring_back(hosts: Iterable[Host], log: Log) -> None:
             fix="look at `journalctl -u docker` on these machines (is a disk full?), then run this again; "
             "docs/recovery.md says what to do when most managers are lost for good",
         )
+
+
+def patience(seed: Host | None) -> float:
+    """Return how many seconds an election may take: after the pivot, users' dynos run, and machines may be booting."""
+    return ELECTION_SECONDS if seed is None else SEED_SECONDS
+
+
+def _restart(members: Sequence[Member], log: Log) -> None:
+    for member in members:
+        log(f"{member.host.name}: its engine is {member.state}: starting its daemon again")
+        with connected(member.host) as remote:
+            remote.check(["systemctl", "restart", "docker.service"], seconds=RESTART_SECONDS)
+
+
+def _start_over(seed: Host, others: Sequence[Host], log: Log) -> None:
+    """Make `seed` the only manager, of what its own log says; the others leave, and stage 1 has them join again.
+
+    A machine that dies while it is promoted counts as a manager and has no log, so that two managers never have a majority.
+    """
+    log(f"nobody leads: {seed.name} starts the engine over from its own log, and the others join it again")
+    with connected(seed) as remote:
+        init = ["docker", "swarm", "init", "--force-new-cluster", "--advertise-addr", seed.address]
+        remote.check(init, seconds=RESTART_SECONDS)
+        remote.check(["sh", "-c", FORGET_OTHERS], seconds=RESTART_SECONDS)
+    for host in others:
+        with connected(host) as remote:
+            remote.check(["systemctl", "start", "docker.service"], seconds=RESTART_SECONDS)
+            remote.run(["docker", "swarm", "leave", "--force"], seconds=RESTART_SECONDS)  # it may have left already
 
 
 def _work(members: list[Member]) -> bool:

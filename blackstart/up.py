@@ -128,12 +128,17 @@ def _reach(host: Host) -> BlackstartError | None:
 
 def bring_engine_back(run: Run) -> None:
     """Start daemons again that fell out of the engine, when it does not come to work by itself."""
-    engine.bring_back(_needed(run), run.log("engine"))
+    engine.bring_back(_needed(run), run.log("engine"), seed=_seed(run))
 
 
 def engine_works(run: Run) -> bool:
     """Whether the machines' engine has a leader and every member takes part; before stage 0 there is none."""
-    return engine.works(_needed(run), seconds=engine.ELECTION_SECONDS)
+    return engine.works(_needed(run)) or engine.works(_needed(run), seconds=engine.patience(_seed(run)))
+
+
+def _seed(run: Run) -> Host | None:
+    """Return stage 0 while the engine's log on it says everything: until the pivot begins."""
+    return None if _past_stage1(run) else run.platform.inventory.stage0
 
 
 def release_held(run: Run) -> None:

@@ -104,8 +104,8 @@ def test_killed_between_engine_join_and_promotion(it):
     kill_when(it, says("stage-1", "Wait until every node has joined"))
 
 
-def test_killed_when_a_manager_falls_out_of_the_engine(it):
-    """One of two managers is gone, so nobody leads: a full disk does that (found by the matrix)."""
+def test_killed_when_a_node_dies_while_it_is_promoted(it):
+    """It counts as the second of two managers and has no log, so nobody ever leads: a full disk does that too (the matrix)."""
     kill_when(it, says("stage-1", "Label the nodes"))
     with connected(it.platform.inventory.nodes[0]) as node:
         node.check(["systemctl", "stop", "docker.service", "docker.socket"])

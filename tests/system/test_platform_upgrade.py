@@ -48,6 +48,11 @@ def _running(it, component: str) -> dict:
     return wait_for(asked, f"what runs of {component}", seconds=60)
 
 
+def _newest(it, component: str) -> int:
+    """Return the version of a component's newest release, whatever became of it."""
+    return int(it.client.call("GET", f"/apps/{component}/releases")[-1]["version"])
+
+
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.name)
 def test_an_upgrade_to_a_broken_component_leaves_the_old_one_and_no_request_fails(impatient, tmp_path, broken):
     it = impatient
@@ -93,7 +98,7 @@ def test_an_upgrade_that_was_killed_is_taken_up_by_the_next(it, tmp_path):
     changed = ["bus", "router"]
     for name in changed:
         (root / "apps" / name / "HARMLESS").write_text("killed in the middle\n")
-    before = {name: _running(it, name)["version"] for name in changed}
+    before = {name: _newest(it, name) for name in changed}
     only = [word for name in changed for word in ("--only", name)]
     argv = [sys.executable, "-m", "blackstart", "upgrade", "--platform", NAME, *only]
     with Load(it.platform, "steady") as load:
@@ -105,8 +110,9 @@ def test_an_upgrade_that_was_killed_is_taken_up_by_the_next(it, tmp_path):
         assert seen is not None
         done = _upgrade(it, root, *only)
     assert done.returncode == 0, done.stderr
+    assert {name: _newest(it, name) - before[name] for name in changed} == dict.fromkeys(changed, 1)
     after = {name: _running(it, name) for name in changed}
-    assert {name: after[name]["version"] - before[name] for name in changed} == dict.fromkeys(changed, 1)
+    assert {name: after[name]["version"] for name in changed} == {name: _newest(it, name) for name in changed}
     assert all(process["state"] == "up" for each in after.values() for process in each["processes"])
     assert set(load.answers) == {"200"}, load.answers
 
@@ -126,6 +132,6 @@ def test_a_good_upgrade_to_another_stack_replaces_every_component_and_no_request
     assert set(load.answers) == {"200"}, load.answers
     report = it.platform.state.read_json("report/report.json")
     assert (report["command"], report["result"]["good"]) == ("upgrade", True)
-    assert {"build", "ready", *COMPONENTS} <= {step["name"] for step in report["timeline"]["steps"]}
+    assert {"build", *COMPONENTS} <= {step["name"] for step in report["timeline"]["steps"]}
     again = _upgrade(it, root)
     assert json.loads(again.stdout)["replaced"] == [], again.stderr

@@ -14,10 +14,12 @@ class Machines:
     """Machines that say what a test wants, and note whose daemon was started again."""
 
     def __init__(self, **said: tuple[str, bool]) -> None:
-        self.hosts = [SimpleNamespace(name=name) for name in said]
+        self.hosts = [SimpleNamespace(name=name, address=f"{name}.example") for name in said]
         self.said = said
         self.healed: dict[str, tuple[str, bool]] = {}
+        self.anew: dict[str, tuple[str, bool]] = {}
         self.restarted: list[str] = []
+        self.started_over: list[tuple[str, str]] = []
 
     def look(self, host) -> Member | None:
         state, answers = self.said[host.name]
@@ -26,11 +28,14 @@ class Machines:
     @contextmanager
     def connected(self, host):
         def check(argv, seconds):
-            assert argv == ["systemctl", "restart", "docker.service"]
-            self.restarted.append(host.name)
-            self.said |= self.healed
+            if argv == ["systemctl", "restart", "docker.service"]:
+                self.restarted.append(host.name)
+                self.said |= self.healed
+            else:
+                self.started_over.append((host.name, " ".join(argv[:4])))
+                self.said |= self.anew
 
-        yield SimpleNamespace(check=check)
+        yield SimpleNamespace(check=check, run=check)
 
 
 @pytest.fixture
@@ -39,7 +44,7 @@ def machines(monkeypatch):
         made = Machines(**said)
         monkeypatch.setattr(engine, "_look", made.look)
         monkeypatch.setattr(engine, "connected", made.connected)
-        monkeypatch.setattr(engine, "ELECTION_SECONDS", 0.0)
+        monkeypatch.setattr(engine, "patience", lambda seed: 0.0)
         return made
 
     return make
@@ -78,6 +83,22 @@ def test_what_does_not_come_back_is_said_with_every_machines_state(machines):
     made = machines(n1=("active", False), n2=("error", False))
     with pytest.raises(ProofError) as refused:
         engine.bring_back(made.hosts, lambda text: None)
-    assert made.restarted == ["n2", "n1", "n2"]
+    assert made.restarted == ["n2", "n1", "n2"]  # the one that fell out first, then each
     assert "n1 is active, n2 is error" in str(refused.value)
     assert "journalctl -u docker" in str(refused.value)
+
+
+def test_before_the_pivot_stage_0_starts_the_engine_over_from_its_log(machines):
+    made = machines(s0=("pending", False), n1=("error", False))
+    made.anew = {"s0": ("active", True), "n1": ("none", False)}
+    engine.bring_back(made.hosts, lambda text: None, seed=made.hosts[0])
+    assert made.started_over[0] == ("s0", "docker swarm init --force-new-cluster")
+    assert ("n1", "docker swarm leave --force") in made.started_over
+    assert "n1" not in [name for name, what in made.started_over if "init" in what]
+
+
+def test_without_a_seed_nothing_is_started_over(machines):
+    made = machines(n1=("pending", False), n2=("error", False))
+    with pytest.raises(ProofError):
+        engine.bring_back(made.hosts, lambda text: None)
+    assert made.started_over == []
