@@ -24,10 +24,13 @@ FALLEN_OUT = ("error", "unknown")
 POLL_SECONDS = 1.0
 RESTART_SECONDS = 120.0
 LOOK = """test -e /var/lib/docker/swarm/docker-state.json || exit 0
-timeout 10 docker info --format '{{.Swarm.LocalNodeState}}' 2>/dev/null || echo unknown
+state=$(timeout 10 docker info --format '{{.Swarm.LocalNodeState}}' 2>/dev/null)
+echo "${state:-unknown}"
 timeout 10 docker node ls --quiet >/dev/null 2>&1 && echo leader
 exit 0
 """
+"""Without its daemon, `docker info` prints an empty state."""
+
 FORGET_OTHERS = """self=$(docker info --format '{{.Swarm.NodeID}}')
 for id in $(docker node ls --quiet); do
     test "$id" != "$self" || continue
