@@ -39,6 +39,8 @@ for id in $(docker node ls --quiet); do
     until docker node rm --force "$id" > /dev/null; do tries=$((tries + 1)); test $tries -lt 30 || exit 1; sleep 1; done
 done
 """
+LEAVE = "systemctl stop docker.service docker.socket; rm -rf /var/lib/docker/swarm; systemctl start docker.service"
+"""Also where the daemon does not start any more, because a part of its log is missing."""
 
 Log = Callable[[str], None]
 
@@ -101,7 +103,9 @@ def _restart(members: Sequence[Member], log: Log) -> None:
     for member in members:
         log(f"{member.host.name}: its engine is {member.state}: starting its daemon again")
         with connected(member.host) as remote:
-            remote.check(["systemctl", "restart", "docker.service"], seconds=RESTART_SECONDS)
+            remote.run(
+                ["systemctl", "restart", "docker.service"], seconds=RESTART_SECONDS
+            )  # whether it helped is looked at
 
 
 def _start_over(seed: Host, others: Sequence[Host], log: Log) -> None:
@@ -116,8 +120,7 @@ def _start_over(seed: Host, others: Sequence[Host], log: Log) -> None:
         remote.check(["sh", "-c", FORGET_OTHERS], seconds=RESTART_SECONDS)
     for host in others:
         with connected(host) as remote:
-            remote.check(["systemctl", "start", "docker.service"], seconds=RESTART_SECONDS)
-            remote.run(["docker", "swarm", "leave", "--force"], seconds=RESTART_SECONDS)  # it may have left already
+            remote.check(["sh", "-c", LEAVE], seconds=RESTART_SECONDS)
 
 
 def _work(members: list[Member]) -> bool:

@@ -93,7 +93,7 @@ def test_before_the_pivot_stage_0_starts_the_engine_over_from_its_log(machines):
     made.anew = {"s0": ("active", True), "n1": ("none", False)}
     engine.bring_back(made.hosts, lambda text: None, seed=made.hosts[0])
     assert made.started_over[0] == ("s0", "docker swarm init --force-new-cluster")
-    assert ("n1", "docker swarm leave --force") in made.started_over
+    assert ("n1", f"sh -c {engine.LEAVE}") in made.started_over
     assert "n1" not in [name for name, what in made.started_over if "init" in what]
 
 
