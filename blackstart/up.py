@@ -202,8 +202,15 @@ def deploy_stage1(run: Run) -> None:
 
 
 def components_are_apps(run: Run) -> bool:
-    """Whether every component is an app that is up; later stages imply it."""
-    return _past_stage1(run) or observe.holds(lambda: _components_up(run))
+    """Whether the nodes are in the engine and every component is an app that is up; later stages imply it."""
+    return _past_stage1(run) or observe.holds(lambda: _nodes_joined(run) and _components_up(run))
+
+
+def _nodes_joined(run: Run) -> bool:
+    """Whether every node is a member of stage 0's engine, and those that shall manage it do."""
+    stage0, nodes = run.platform.inventory.stage0, {node.address for node in run.platform.inventory.nodes}
+    managers = {node.address for node in run.platform.managers}
+    return managers <= set(observe.engine_managers(stage0)) and nodes <= observe.engine_member_addresses(stage0)
 
 
 def _components_up(run: Run) -> bool:
