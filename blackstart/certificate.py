@@ -32,6 +32,7 @@ from blackstart.proofs import Proof, carried_out
 from blackstart.proofs.canary import Canary, canary, new_word
 from blackstart.remote import connected
 from blackstart.run import Run
+from blackstart.state import State
 
 FILE = "certificate.json"
 STEP = "certificate"
@@ -66,6 +67,11 @@ def certify(run: Run) -> dict[str, Any]:
         "items": items,
         "holds": not unproven({"items": items}),
     }
+
+
+def holds(state: State) -> bool:
+    """Whether the state folder has a certificate that holds."""
+    return bool(state.read_json(FILE).get("holds"))
 
 
 def unproven(certificate: dict[str, Any]) -> list[str]:

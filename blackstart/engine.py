@@ -7,11 +7,12 @@ done only when every machine is there and the engine had its time to elect a lea
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from blackstart import observe
+from blackstart.client import wait_for
 from blackstart.errors import BlackstartError, ProofError
 from blackstart.inventory import Host
 from blackstart.remote import connected
@@ -61,12 +62,9 @@ class Member:
 
 def works(hosts: Iterable[Host], *, seconds: float = 0.0) -> bool:
     """Whether the engine of these machines works, or comes to work within `seconds`. Without any member there is none yet."""
-    deadline = time.monotonic() + seconds
-    while not _work(_members(hosts)):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(POLL_SECONDS)
-    return True
+    return observe.holds(
+        lambda: wait_for(lambda: _work(_members(hosts)) or None, "the engine", seconds=seconds, poll=POLL_SECONDS)
+    )
 
 
 def bring_back(hosts: Sequence[Host], log: Log, *, seed: Host | None = None) -> None:

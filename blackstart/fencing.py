@@ -91,7 +91,8 @@ def _is_fenced(platform: Platform) -> bool:
     if not retired or retired["api_token"] == platform.secrets["api_token"]:
         return False
     with _client(platform) as client:
-        if not _are_configured(client, _corrections(platform, (*STORES, *CONSUMERS))):
+        corrections = _corrections(platform, (*STORES, *CONSUMERS))
+        if not all(is_configured(client, name, correct) for name, correct in corrections.items()):
             return False
         if _outdated_authorizations(platform, client):
             return False
@@ -187,10 +188,6 @@ def credential_changes(wanted: dict[str, str], have: dict[str, str]) -> ConfigVa
 
 def _corrections(platform: Platform, names: Iterable[str]) -> dict[str, Correction]:
     return {name: partial(credential_changes, _wanted(platform, name)) for name in names}
-
-
-def _are_configured(client: Client, corrections: dict[str, Correction]) -> bool:
-    return all(is_configured(client, name, correct) for name, correct in corrections.items())
 
 
 def add_login(platform: Platform) -> None:

@@ -157,18 +157,14 @@ def _check_networks(inventory: Inventory) -> None:
                 fix="choose two private networks that nothing else uses",
             )
         for key, network in (("engine_address_pool", pool), ("dyno_network", bridge)):
-            inside = [each.name for each in inventory.hosts if ip_address(each.address) in network]
-            if inside:
+            inside = next((each for each in inventory.hosts if ip_address(each.address) in network), None)
+            if inside is not None:
                 raise InventoryError(
-                    f"{inventory.path}: {inside[0]}: its address {_address_of(inventory, inside[0])} lies in {host.name}'s "
+                    f"{inventory.path}: {inside.name}: its address {inside.address} lies in {host.name}'s "
                     f"data.{key} {network}",
                     why="the platform would take that network for itself, and the host would be cut off",
                     fix=f"set {key} to a private network that nothing else uses (or another --subnet for local machines)",
                 )
-
-
-def _address_of(inventory: Inventory, name: str) -> str:
-    return next(host.address for host in inventory.hosts if host.name == name)
 
 
 def _is_group(name: str, value: object) -> bool:

@@ -133,7 +133,8 @@ def bring_engine_back(run: Run) -> None:
 
 def engine_works(run: Run) -> bool:
     """Whether the machines' engine has a leader and every member takes part; before stage 0 there is none."""
-    return engine.works(_needed(run)) or engine.works(_needed(run), seconds=engine.patience(_seed(run)))
+    hosts = _needed(run)
+    return engine.works(hosts) or engine.works(hosts, seconds=engine.patience(_seed(run)))
 
 
 def _seed(run: Run) -> Host | None:
@@ -320,7 +321,7 @@ def issue_certificate(run: Run) -> None:
 
 def is_certified(run: Run) -> bool:
     """Whether stage 0 was proven unneeded, or is gone."""
-    return bool(run.platform.state.read_json(certificate.FILE).get("holds")) or stage0_is_gone(run)
+    return certificate.holds(run.platform.state) or stage0_is_gone(run)
 
 
 def tear_down(run: Run) -> None:

@@ -43,7 +43,7 @@ def managers_move() -> None:
 @deploy("Certificate")
 def require_certificate() -> None:
     """Refuse to leave stage 0 before it was proven unneeded: run too early, what follows destroys the only control plane."""
-    if not platform().state.read_json(certificate.FILE).get("holds"):
+    if not certificate.holds(platform().state):
         raise DeployError(
             f"{host.name}: stage 0 was not proven unneeded, so it stays ({certificate.FILE} in "
             f"{platform().state.folder} does not hold): run `python3 bootstrap.py up`, which looks and then tears it down"

@@ -108,10 +108,11 @@ class Reconciler:
         healthy = self._probe(services, nodes, desired)
         by_app = _by_app(services)
         facts = self._facts(desired, nodes, services, by_app, healthy)
+        served = _serving(desired, by_app, facts)
         planned = routes.routing_table(
             self._settings.domain,
             desired.apps,
-            _serving(desired, by_app, facts),
+            served,
             by_app,
             {node.id: node for node in nodes},
             healthy,
@@ -133,7 +134,7 @@ class Reconciler:
         for slug in self._one_offs.step(desired, services, nodes, facts.has, engine, leader):
             self._guards.run(f"fetch {slug}", partial(self._fetch, slug, engine))
         self._restarts.step(desired, services, facts, routes.ready_ids(self._board.table), engine)
-        self._write_down(desired, by_app, facts, leader)
+        self._write_down(desired, served, by_app, facts, leader)
         self._look_after_nodes(desired, services, engine, leader)
         self.trial.passed()
         if self._moved:
@@ -362,8 +363,19 @@ class Reconciler:
         slug = self._settings.compile_slug if release is None else release.slug
         return slug if slug is not None and facts.has(slug) else None
 
-    def _write_down(self, desired: Desired, by_app: dict[str, list[Service]], facts: Facts, leader: Leader) -> None:
-        seen = [dyno for app in desired.apps for dyno in observe.seen_dynos(app, by_app.get(str(app.id), ()), facts)]
+    def _write_down(
+        self,
+        desired: Desired,
+        served: dict[uuid.UUID, WantedRelease],
+        by_app: dict[str, list[Service]],
+        facts: Facts,
+        leader: Leader,
+    ) -> None:
+        seen = [
+            dyno
+            for app in desired.apps
+            for dyno in observe.seen_dynos(app, served.get(app.id), by_app.get(str(app.id), ()), facts)
+        ]
         nodes = {node.name: node for node in facts.nodes}
         if self._observer.dynos_changed(seen):
             self._guards.run("dynos", partial(self._write_dynos, seen, leader))

@@ -12,9 +12,9 @@ from sqlalchemy.orm import Session
 from blackstart.model.tables import Dyno, now
 from blackstart.model.tables import Node as NodeRow
 from psmgr import spec
-from psmgr.desired import WantedApp
+from psmgr.desired import WantedApp, WantedRelease
 from psmgr.engine import Node, Service, Task
-from psmgr.plan import Facts, is_up, serving, version_of
+from psmgr.plan import Facts, is_up, version_of
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,15 @@ class Seen:
     port: int | None = None
 
 
-def seen_dynos(app: WantedApp, services: Iterable[Service], facts: Facts) -> list[Seen]:
+def seen_dynos(app: WantedApp, serving: WantedRelease | None, services: Iterable[Service], facts: Facts) -> list[Seen]:
     """Return the dynos of what serves, and of what takes over where nothing serves yet."""
-    found = tuple(services)
-    release = serving(app, found, facts) or app.rolling
+    release = serving or app.rolling
     if release is None or app.deleting:
         return []
     names = {node.id: node.name for node in facts.nodes}
     seen: dict[str, Seen] = {}
     wanted = {process.type: process for process in release.processes}
-    for service in found:
+    for service in services:
         if service.labels.get(spec.KIND) != "process" or version_of(service) != release.version:
             continue
         process = wanted.get(service.labels[spec.PROCESS])

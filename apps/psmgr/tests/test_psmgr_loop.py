@@ -65,6 +65,21 @@ def patient(world: Any) -> None:
     world.reconciler = world.fresh_reconciler()
 
 
+def taking_over(world: Any, types: dict[str, str] | None = None) -> tuple[Any, str]:
+    """Release `shop` twice: routers know the first, and have been told of the second. Returns the app, and the old dyno."""
+    patient(world)
+    app = world.app("shop")
+    world.release(app, types=types)
+    for type_ in set(types or ()) - {"web"}:
+        world.scale(app, type_, 1)
+    world.until(lambda: world.status(app, 1) == "succeeded")
+    world.ack()
+    old = world.engine.named("t_shop_web_v1").tasks[0].id
+    world.release(app, slug="2" * 64, types=types)
+    world.until(lambda: not is_routed(world, old))
+    return app, old
+
+
 def test_a_release_succeeds_once_every_router_uses_it(world: Any) -> None:
     patient(world)
     app = world.app("shop")
@@ -112,14 +127,7 @@ def test_other_apps_do_not_hold_a_release_that_routers_use(world: Any) -> None:
 
 
 def test_a_release_that_crashes_while_routers_take_it_is_given_up(world: Any) -> None:
-    patient(world)
-    app = world.app("shop")
-    world.release(app)
-    world.until(lambda: world.status(app, 1) == "succeeded")
-    world.ack()
-    old = world.engine.named("t_shop_web_v1").tasks[0].id
-    world.release(app, slug="2" * 64)
-    world.until(lambda: world.engine.named("t_shop_web_v2") and not is_routed(world, old))
+    app, old = taking_over(world)
     service = world.engine.named("t_shop_web_v2")
     crashed = tuple(dataclasses.replace(service.tasks[0], id=f"x{i}", phase="failed", exit_code=1) for i in range(3))
     world.engine.running[service.id] = dataclasses.replace(service, tasks=crashed)
@@ -296,14 +304,7 @@ def test_what_replaced_the_only_dyno_gets_requests_while_the_engine_still_looks(
 
 
 def test_a_router_that_stops_holds_no_release(world: Any) -> None:
-    patient(world)
-    app = world.app("shop")
-    world.release(app)
-    world.until(lambda: world.status(app, 1) == "succeeded")
-    world.ack()
-    old = world.engine.named("t_shop_web_v1").tasks[0].id
-    world.release(app, slug="2" * 64)
-    world.until(lambda: not is_routed(world, old))
+    app, _ = taking_over(world)
     world.step()
     assert world.status(app, 2) == "pending"
     node, *others = world.engine.machines
@@ -314,14 +315,7 @@ def test_a_router_that_stops_holds_no_release(world: Any) -> None:
 
 
 def test_a_router_that_fell_silent_is_waited_for(world: Any) -> None:
-    patient(world)
-    app = world.app("shop")
-    world.release(app)
-    world.until(lambda: world.status(app, 1) == "succeeded")
-    world.ack()
-    old = world.engine.named("t_shop_web_v1").tasks[0].id
-    world.release(app, slug="2" * 64)
-    world.until(lambda: not is_routed(world, old))
+    app, _ = taking_over(world)
     world.ack()
     world.bus.delete(router_key(world.engine.machines[0].name))
     for _ in range(5):
@@ -344,15 +338,7 @@ def test_a_bus_that_came_back_with_an_older_table_gets_the_newest(world: Any) ->
 
 
 def test_a_worker_that_fails_later_does_not_send_requests_back(world: Any) -> None:
-    patient(world)
-    app = world.app("shop")
-    world.release(app, types={"web": "serve", "worker": "work"})
-    world.scale(app, "worker", 1)
-    world.until(lambda: world.status(app, 1) == "succeeded")
-    world.ack()
-    old = world.engine.named("t_shop_web_v1").tasks[0].id
-    world.release(app, slug="2" * 64, types={"web": "serve", "worker": "work"})
-    world.until(lambda: not is_routed(world, old))
+    app, old = taking_over(world, {"web": "serve", "worker": "work"})
     worker = world.engine.named("t_shop_worker_v2")
     young = tuple(dataclasses.replace(task, since=time.time() + 60) for task in worker.tasks)
     world.engine.running[worker.id] = dataclasses.replace(worker, tasks=young)
