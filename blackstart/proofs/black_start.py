@@ -46,7 +46,8 @@ def prove(run: Run) -> Proof:
         first, second = new_word(), new_word()
         with client() as before:
             app.deploy(before, first)
-            slugs, releases = _slugs(before), _releases(before)
+            newest = _newest_releases(before)
+            slugs, releases = _slugs(before, newest), _ended(newest)
             dynos = len(observe.engine_snapshot(platform.inventory.nodes).containers)
             build = app.build(before, second)
         witnesses.wait(ACKNOWLEDGED)
@@ -58,7 +59,7 @@ def prove(run: Run) -> Proof:
         times = _wait_until_back(run, app, (first, second), dynos, began)
         log(f"everything is back after {max(times.values()):.1f} s")
         with client() as after:
-            lost = _lost(after, witnesses.acknowledged, slugs) + _changed(releases, _releases(after))
+            lost = _lost(after, witnesses.acknowledged, slugs) + _changed(releases, _ended(_newest_releases(after)))
             ended = _ended_deploy(after, app, build)
         served = {
             node.name: app.wait_for_page(node, *_pages(ended, first, second)) for node in platform.inventory.nodes
@@ -146,36 +147,34 @@ def _wait_for_build(run: Run) -> None:
     wait_for(probe, "the build to run", seconds=BUILD_SECONDS, poll=0.1)
 
 
-def _slugs(client: Client) -> dict[str, str]:
+def _newest_releases(client: Client) -> dict[str, list[dict[str, Any]]]:
+    """Return each app's releases, newest first, as far as one page of the API goes."""
+    return {
+        app["name"]: client.call("GET", f"/apps/{app['name']}/releases", headers=NEWEST_RELEASES_FIRST)
+        for app in client.call("GET", "/apps")
+    }
+
+
+def _slugs(client: Client, releases: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
     """Return `{path of a slug in the API: its checksum}` for the newest release of every app."""
-    slugs = {}
-    for app in client.call("GET", "/apps"):
-        release = _newest(client, app["name"])
-        if release is not None and release["slug"] is not None:
-            path = f"/apps/{app['name']}/slugs/{release['slug']['id']}"
-            slugs[path] = str(client.call("GET", path)["checksum"])
-    return slugs
+    newest = {app: listed[0]["slug"] for app, listed in releases.items() if listed and listed[0]["slug"]}
+    paths = [f"/apps/{app}/slugs/{slug['id']}" for app, slug in newest.items()]
+    return {path: str(client.call("GET", path)["checksum"]) for path in paths}
 
 
-def _releases(client: Client) -> dict[str, str]:
+def _ended(releases: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
     """Return `{"<app> v<version>": "<status> <slug>"}` for every release that has ended."""
-    ended = {}
-    for app in client.call("GET", "/apps"):
-        for release in client.call("GET", f"/apps/{app['name']}/releases", headers=NEWEST_RELEASES_FIRST):
-            if release["status"] != "pending":
-                slug = release["slug"]["id"] if release["slug"] else "no slug"
-                ended[f"{app['name']} v{release['version']}"] = f"{release['status']} {slug}"
-    return ended
+    return {
+        f"{app} v{release['version']}": f"{release['status']} {(release['slug'] or {}).get('id', 'no slug')}"
+        for app, listed in releases.items()
+        for release in listed
+        if release["status"] != "pending"
+    }
 
 
 def _changed(before: dict[str, str], after: dict[str, str]) -> list[str]:
     """Name each release that is gone, or is not what it was."""
     return [f"release {name}" for name, was in before.items() if after.get(name) != was]
-
-
-def _newest(client: Client, app: str) -> dict[str, Any] | None:
-    releases = client.call("GET", f"/apps/{app}/releases")
-    return releases[-1] if releases else None
 
 
 # --- after -----------------------------------------------------------------------------------------------------------
@@ -188,19 +187,34 @@ def _serves(app: Canary, node: Host, words: tuple[str, ...]) -> bool:
 def _wait_until_back(run: Run, app: Canary, words: tuple[str, ...], dynos: int, began: float) -> dict[str, float]:
     """Wait until every router serves the app, and components and dynos are up; return the seconds that each took.
 
-    The API may say `up` of what it saw before; so the containers on the nodes are counted too.
+    The API may say `up` of what it saw before; so the containers on the nodes are counted too. That takes an SSH session to
+    every node and work of its engine, and the API's answer a query: each is asked once the cheaper ones before it hold, for
+    what looks on takes from what comes back.
     """
     times: dict[str, float] = {}
     nodes = run.platform.inventory.nodes
-    probes: dict[str, Callable[[], bool]] = {
+    serving: dict[str, Callable[[], bool]] = {
         f"{node.name} serves": partial(_serves, app, node, words) for node in nodes
     }
-    probes["every dyno runs"] = lambda: len(observe.engine_snapshot(nodes).containers) >= dynos
-    probes["every component is up"] = lambda: observe.all_up(run.platform)
-    while missing := [name for name in probes if name not in times]:
-        for name in missing:
-            if observe.holds(probes[name]):
+    stages: tuple[dict[str, Callable[[], bool]], ...] = (
+        serving,
+        {"every component is up": lambda: observe.all_up(run.platform)},
+        {"every dyno runs": lambda: len(observe.engine_snapshot(nodes).containers) >= dynos},
+    )
+    for probes in stages:
+        _hold_all(probes, times, began)
+    return times
+
+
+def _hold_all(probes: dict[str, Callable[[], bool]], times: dict[str, float], began: float) -> None:
+    """Write into `times` when each of `probes` held first. Raises ProofError when one does not within BACK_SECONDS."""
+    while True:
+        for name, probe in probes.items():
+            if name not in times and observe.holds(probe):
                 times[name] = round(time.monotonic() - began, 1)
+        missing = [name for name in probes if name not in times]
+        if not missing:
+            return
         if time.monotonic() - began > BACK_SECONDS:
             raise ProofError(
                 f"not everything came back within {BACK_SECONDS:.0f} s",
@@ -208,7 +222,6 @@ def _wait_until_back(run: Run, app: Canary, words: tuple[str, ...], dynos: int, 
                 fix="look at `python3 bootstrap.py status`, and at the machines' journals",
             )
         time.sleep(POLL_SECONDS)
-    return times
 
 
 def _lost(client: Client, rows: list[str], slugs: dict[str, str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,12 @@ class Engine:
         """Run `dyno fetch` on the machine's network."""
         variables = {"BLACKSTART_SLUG": slug, "BLACKSTART_SLUG_URL": url, **env}
         argv = ("/usr/lib/blackstart/dyno", "fetch")
+        return self.container(*argv, env=variables, options=("--network=host",), slugs="rw")
+
+    def wait(self, url: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run `dyno await` on the machine's network."""
+        variables = {"BLACKSTART_SLUG_URL": url, "BLACKSTART_FETCH_SECONDS": "30", **env}
+        argv = ("/usr/lib/blackstart/dyno", "await")
         return self.container(*argv, env=variables, options=("--network=host",), slugs="rw")
 
 
@@ -202,3 +209,37 @@ def test_fetch_tries_again_until_its_deadline(engine: Engine) -> None:
     assert done.returncode == 44
     assert "trying again" in done.stderr
     assert ".partial" not in engine.shell.check("ls", "-A", SLUGS)
+
+
+def test_what_a_build_stores_is_waited_for_and_kept_under_its_digest(engine: Engine, data: bytes, store: str) -> None:
+    data += b"\0" * 12288
+    digest = hashlib.sha256(data).hexdigest()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(engine.wait, f"{store}/made?signature=x")
+        asked = "until docker logs store 2>&1 | grep -q 'GET /made'; do sleep 0.05; done"
+        engine.shell.check("timeout", "20", "bash", "-c", asked)
+        engine.shell.check("tee", "/root/store/made.new", stdin=data)
+        engine.shell.check("mv", "/root/store/made.new", "/root/store/made")
+        done = waiting.result()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert engine.start(digest, "cat hello").stdout == "hello\n"
+    assert ".partial" not in engine.shell.check("ls", "-A", SLUGS)
+
+
+@pytest.mark.parametrize(
+    ("path", "env", "says"),
+    [
+        ("never?X-Amz-Signature=secret", {"BLACKSTART_FETCH_SECONDS": "2"}, "no slug came within 2 s"),
+        ("large?X-Amz-Signature=secret", {"BLACKSTART_SLUG_BYTES": "99"}, "larger than 99 bytes"),
+    ],
+)
+def test_what_cannot_be_waited_for_leaves_nothing(
+    engine: Engine, store: str, path: str, env: dict[str, str], says: str
+) -> None:
+    engine.shell.check("tee", "/root/store/large", stdin=b"." * 100)
+    before = engine.shell.check("ls", "-A", SLUGS)
+    done = engine.wait(f"{store}/{path}", **env)
+    assert done.returncode == 44
+    assert says in done.stderr
+    assert "secret" not in done.stderr + done.stdout
+    assert engine.shell.check("ls", "-A", SLUGS) == before

@@ -66,13 +66,6 @@ def compiling(arguments: list[str], compile_: Callable[[Work], None]) -> int:
     return 0
 
 
-def detected(yes: bool, language: str) -> int:
-    """Print the language and return 0 when a buildpack's files are there, else 1: `detect`'s answer."""
-    if yes:
-        print(language)
-    return 0 if yes else 1
-
-
 def released(types: Mapping[str, str]) -> int:
     """Print `release`'s YAML: the process types of an app without a Procfile."""
     print("---")

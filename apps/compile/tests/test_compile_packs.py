@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from compiler.buildpacks import BUILT_IN, FIRST, LANGUAGES
 from compiler.errors import AppRefused
 from compiler.kit import Ran, Work
-from compiler.packs import apt, nodejs, procfile, python, ruby, static
+from compiler.packs import apt, nodejs, python, ruby, static
 
 Make = Callable[..., Path]
 
@@ -22,29 +24,40 @@ def work(folder: Path) -> Work:
 @pytest.mark.parametrize(
     ("pack", "files", "language"),
     [
-        (python, {"requirements.txt": ""}, "Python"),
-        (python, {"pyproject.toml": "[project]\nname = 'x'\n"}, "Python"),
-        (python, {"uv.lock": ""}, "Python"),
-        (python, {"Pipfile": ""}, "Python"),
-        (python, {"pyproject.toml": "[tool.ruff]\n"}, None),
-        (nodejs, {"package.json": "{}"}, "Node.js"),
-        (nodejs, {"web/package.json": "{}"}, None),
-        (ruby, {"Gemfile": ""}, "Ruby"),
-        (static, {"index.html": ""}, "Static site"),
-        (static, {"public/index.html": ""}, "Static site"),
-        (static, {"static.json": "{}"}, "Static site"),
-        (static, {"index.html": "", "Procfile": "worker: x"}, "Static site"),
-        (static, {"index.html": "", "Procfile": "web: x"}, None),
-        (apt, {"Aptfile": ""}, "Aptfile"),
-        (procfile, {"Procfile": "web: x"}, "Procfile"),
-        (procfile, {}, None),
+        ("python", {"requirements.txt": ""}, "Python"),
+        ("python", {"pyproject.toml": "[project]\nname = 'x'\n"}, "Python"),
+        ("python", {"pyproject.toml": "[build-system]\n[tool.poetry]\n"}, "Python"),
+        ("python", {"uv.lock": ""}, "Python"),
+        *(("python", {name: ""}, "Python") for name in python.OTHER_MANAGERS),
+        ("python", {"pyproject.toml": "[tool.ruff]\n"}, None),
+        ("python", {"pyproject.toml": "[projects]\n"}, None),
+        ("python", {}, None),
+        ("nodejs", {"package.json": "{}"}, "Node.js"),
+        ("nodejs", {"web/package.json": "{}"}, None),
+        ("ruby", {"Gemfile": ""}, "Ruby"),
+        ("static", {"index.html": ""}, "Static site"),
+        ("static", {"public/index.html": ""}, "Static site"),
+        ("static", {"static.json": "{}"}, "Static site"),
+        ("static", {"static.json": "{}", "Procfile": "web: x"}, "Static site"),
+        ("static", {"index.html": "", "Procfile": "worker: x\n#web: x\nwebs: x"}, "Static site"),
+        ("static", {"index.html": "", "Procfile": "worker: x\n web : x"}, None),
+        ("static", {"index.html": "", "Procfile": "\ufeffweb: x"}, None),
+        ("static", {}, None),
+        ("apt", {"Aptfile": ""}, "Aptfile"),
+        ("procfile", {"Procfile": "web: x"}, "Procfile"),
+        ("procfile", {}, None),
     ],
 )
-def test_an_app_is_detected_by_its_files(
-    app: Make, capsys: pytest.CaptureFixture[str], pack: ModuleType, files: dict[str, str], language: str | None
-) -> None:
-    assert pack.detect([str(app(files))]) == (1 if language is None else 0)
-    assert capsys.readouterr().out == ("" if language is None else f"{language}\n")
+def test_an_app_is_detected_by_its_files(app: Make, pack: str, files: dict[str, str], language: str | None) -> None:
+    ran = subprocess.run([BUILT_IN / pack / "bin" / "detect", app(files)], capture_output=True, text=True, timeout=10)
+    told = ("", 1) if language is None else (f"{language}\n", 0)
+    assert (ran.stdout, ran.returncode, ran.stderr) == (*told, "")
+
+
+@pytest.mark.parametrize("pack", [FIRST, *LANGUAGES])
+def test_a_folder_that_is_not_there_is_no_answer(tmp_path: Path, pack: str) -> None:
+    ran = subprocess.run([BUILT_IN / pack / "bin" / "detect", tmp_path / "none"], capture_output=True, timeout=10)
+    assert ran.returncode != 0
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,12 @@ What it says about itself is checked: the slug's digest against the bytes stored
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -26,11 +27,21 @@ from blackstart.model.tables import App, Build, Release, Slug
 from psmgr import output, spec
 from psmgr.desired import Desired, WantedBuild
 from psmgr.engine import Engine, EngineError, NameTaken, Node, Service, Task
+from psmgr.fetch import Made
 from psmgr.guard import Guards
 from psmgr.leader import Leader
 from psmgr.plan import SLUG_EXITS
 from psmgr.settings import Settings
-from psmgr.store import ObjectMissing, Store, StoreUnavailable, build_keys, cache_key, slug_key, source_key
+from psmgr.store import (
+    ObjectMissing,
+    ObjectTooLarge,
+    Store,
+    StoreUnavailable,
+    build_keys,
+    cache_key,
+    slug_key,
+    source_key,
+)
 
 log = logging.getLogger(__name__)
 
@@ -70,15 +81,27 @@ class Outcome:
 
 
 class Builds:
-    """Starts, follows and ends builds."""
+    """Starts, follows and ends builds. `wake` is called, in any thread, when there is something to settle."""
 
-    def __init__(self, settings: Settings, store: Store, client: redis.Redis, sealer: Sealer, guards: Guards) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        client: redis.Redis,
+        sealer: Sealer,
+        guards: Guards,
+        wake: Callable[[], None],
+    ) -> None:
         self._settings, self._store, self._bus, self._sealer, self._guards = settings, store, client, sealer, guards
+        self._wake = wake
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="build")
         self._forwarders: dict[str, output.Forwarder] = {}
         self._ending: dict[str, Future[Outcome]] = {}
         self._free = 0
         self.compiler: str | None = None
+        # Builds whose slug the nodes wait for, and which slug each became.
+        self._early: set[str] = set()
+        self.made: dict[str, Made] = {}
 
     def close(self) -> None:
         """Stop following. Builds go on; a successor follows them."""
@@ -97,11 +120,12 @@ class Builds:
         """Do what can be done now for each build. `self.compiler` is the slug builds run with, when nodes have it."""
         running = {service.labels[spec.BUILD]: service for service in services if spec.BUILD in service.labels}
         down = {node.id for node in nodes if node.state == "down"}
+        early = {service.labels[spec.MADE_BY]: service for service in services if spec.MADE_BY in service.labels}
         wanted = {str(build.id): build for build in desired.builds}
-        for id_, service in running.items():
-            if id_ not in wanted:
-                self._guards.run(f"build {id_}", partial(self._clear, id_, service, engine, leader))
-        self._free = self._settings.builds_at_once - len(running)
+        for id_ in sorted({*running, *early} - wanted.keys()):
+            work = partial(self._clear, id_, running.get(id_), early.get(id_), engine, leader)
+            self._guards.run(f"build {id_}", work)
+        self._free = self._settings.builds_at_once - len(running.keys() & wanted.keys())
         for id_, build in wanted.items():
             work = partial(self._one, build, running.get(id_), down, engine, leader)
             self._guards.run(f"build {id_}", work)
@@ -167,21 +191,40 @@ class Builds:
         task = last_task(service)
         phase = "starting" if task is None else task.phase
         if id_ not in self._forwarders and phase != "starting" and id_ not in self._ending:
-            forwarder = output.Forwarder(engine, self._bus, service.id, bus.build_stream(id_))
+            forwarder = output.Forwarder(engine, self._bus, service.id, bus.build_stream(id_), self._wake)
             self._forwarders[id_] = forwarder
             forwarder.start()
+        if build.releases and phase == "running" and id_ not in self._early and self._speaks(id_):
+            self._fetch_early(id_, engine)
         if id_ in self._ending:
             self._settle(build, engine, leader)
         elif task is not None and phase == "failed" and task.exit_code in SLUG_EXITS:
             self._drop(id_)  # its node lacks the compiler's slug: the build did not begin, and begins elsewhere
             engine.remove(service.id)
         elif task is not None and phase in ("complete", "failed"):
-            self._ending[id_] = self._pool.submit(self._outcome, id_, service, task, engine)
+            self._end(id_, self._outcome, service, task, engine)
         elif task is not None and (task.node_id in down or phase == "stopped"):
             self._drop(id_)
             engine.remove(service.id)
         elif time.time() - service.created > self._settings.build_timeout_s + GRACE_S:
-            self._ending[id_] = self._pool.submit(self._overtime, id_, service, task, engine)
+            self._end(id_, self._overtime, service, task, engine)
+
+    def _speaks(self, id_: str) -> bool:
+        forwarder = self._forwarders.get(id_)
+        return forwarder is not None and forwarder.said
+
+    def _fetch_early(self, id_: str, engine: Engine) -> None:
+        """Let every node wait for the slug. Not before the build speaks: the jobs' start would slow the build's own."""
+        seconds = self._settings.build_timeout_s + GRACE_S
+        url = self._store.made_url(id_, seconds + GRACE_S)
+        with contextlib.suppress(NameTaken):
+            engine.create(spec.early_fetch_spec(self._settings, build_id=id_, url=url, seconds=seconds))
+        self._early.add(id_)
+
+    def _end(self, id_: str, work: Callable[..., Outcome], *arguments: Any) -> None:
+        """Find out in the background how the build ended."""
+        future = self._ending[id_] = self._pool.submit(work, id_, *arguments)
+        future.add_done_callback(lambda _: self._wake())
 
     def _overtime(self, id_: str, service: Service, task: Task | None, engine: Engine) -> Outcome:
         text = self._output(id_, service, engine)
@@ -221,7 +264,7 @@ class Builds:
             digest, size = self._store.digest(slug)
         except ObjectMissing as error:
             return Outcome(text, failure=f"the build ended without a slug: {error}")
-        except ResultRefused as error:
+        except (ResultRefused, ObjectTooLarge) as error:
             return Outcome(text, failure=str(error))
         if digest != result.slug:
             return Outcome(text, failure=f"the stored slug has the sha256 {digest}, the build said {result.slug}")
@@ -273,6 +316,7 @@ class Builds:
             session.add(slug)
             session.flush()
             row.status, row.slug_id = "succeeded", slug.id
+            self.made[str(row.id)] = Made(slug.sha256, time.time())
             if row.releases:
                 row.release_id = self._release(session, app, row, slug).id
             return row.status
@@ -313,8 +357,8 @@ class Builds:
         if build.second_attempt:
             output.end_stream(self._bus, bus.build_stream(build.id), "failed")
 
-    def _clear(self, id_: str, service: Service, engine: Engine, leader: Leader) -> None:
-        """The build's row has ended: remove what is left of it."""
+    def _clear(self, id_: str, service: Service | None, early: Service | None, engine: Engine, leader: Leader) -> None:
+        """The build's row has ended: remove what is left of it, but not before every node has its slug."""
         future = self._ending.pop(id_, None)
         if future is not None:
             future.cancel()
@@ -322,10 +366,18 @@ class Builds:
         with leader.session() as session:
             row = session.get(Build, uuid.UUID(id_))
             status = None if row is None else row.status
+            slug = None if row is None or row.slug_id is None else session.get_one(Slug, row.slug_id).sha256
         if status in ("succeeded", "failed"):
             output.end_stream(self._bus, bus.build_stream(id_), status)
+        if early is not None and slug is not None:
+            self.made.setdefault(id_, Made(slug, time.time()))  # a successor learns it here
+            return
+        self.made.pop(id_, None)
+        self._early.discard(id_)
         self._store.delete(build_keys(id_))
-        engine.remove(service.id)
+        for left in (early, service):
+            if left is not None:
+                engine.remove(left.id)
 
     def _drop(self, id_: str) -> None:
         forwarder = self._forwarders.pop(id_, None)

@@ -65,6 +65,7 @@ class WantedBuild:
     app: str
     status: str
     second_attempt: bool
+    releases: bool
 
 
 @dataclass(frozen=True)
@@ -195,14 +196,14 @@ def _releases(session: Session) -> dict[uuid.UUID, list[tuple[Release, Slug]]]:
 
 def _builds(session: Session) -> tuple[WantedBuild, ...]:
     query = (
-        select(Build.id, Build.app_id, App.name, Build.status, Build.failure)
+        select(Build.id, Build.app_id, App.name, Build.status, Build.failure, Build.releases)
         .join(App, App.id == Build.app_id)
         .where(Build.status.in_(("pending", "running")), ~App.deleting)
         .order_by(Build.created_at, Build.id)
     )
     return tuple(
-        WantedBuild(id_, app_id, app, status, failure is not None)
-        for id_, app_id, app, status, failure in session.execute(query)
+        WantedBuild(id_, app_id, app, status, failure is not None, releases)
+        for id_, app_id, app, status, failure, releases in session.execute(query)
     )
 
 

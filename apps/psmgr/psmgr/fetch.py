@@ -1,5 +1,7 @@
 """Slugs on nodes: a dyno starts from its node's own disk, so each slug is brought there first, by a job.
 
+The job of a build's slug begins while the build runs and waits for it, so that a deploy does not wait for the job's start.
+
 What is where is remembered in memory only. A process manager that takes over learns it from the dynos that run,
 and asks the nodes for the rest (a job on a node that has the slug ends at once, without any network).
 """
@@ -8,7 +10,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from psmgr import spec
 from psmgr.backoff import delay
@@ -28,13 +31,21 @@ NO_SPACE = "curl ended with 23"  # it could not write what it got
 Url = Callable[[str], str]
 
 
+@dataclass(frozen=True)
+class Made:
+    """The slug that a build became, and since when that is known (Unix time, seconds)."""
+
+    slug: str
+    at: float
+
+
 class Fetcher:
     """Starts and ends fetch jobs, and knows which node has which slug."""
 
     def __init__(self, settings: Settings, url: Url) -> None:
         self._settings, self._url = settings, url
         self._ready: tuple[Node, ...] = ()
-        self._jobs: dict[str, Service] = {}
+        self._jobs: tuple[tuple[str, Service], ...] = ()
         self._started: set[str] = set()
         self._tries: dict[str, tuple[int, float]] = {}
         # When it was last seen there: a dyno that missed it says so for as long as the engine remembers the dyno.
@@ -54,24 +65,27 @@ class Fetcher:
         tried = {slug for slug, (tries, _) in self._tries.items() if tries >= TRIES_BEFORE_SETTLED}
         return frozenset(slug for node, slug in self.present if slug in tried and node in ready)
 
-    def observe(self, services: Iterable[Service], nodes: Iterable[Node], engine: Engine) -> None:
-        """Learn from the services' tasks, and remove jobs that ended."""
+    def observe(
+        self, services: Iterable[Service], nodes: Iterable[Node], made: Mapping[str, Made], engine: Engine
+    ) -> None:
+        """Learn from the services' tasks, and remove jobs that ended. `made` says which slug a build became."""
         nodes = tuple(nodes)
         self._ready = tuple(node for node in nodes if node.state == "ready")
         known = {node.id for node in nodes}
         self.present = {pair: seen for pair, seen in self.present.items() if pair[0] in known}
-        self._jobs = {}
         self._started = set()
+        jobs = []
         for service in services:
-            slug = service.labels.get(spec.SLUG)
+            by = made.get(service.labels.get(spec.MADE_BY, ""))
+            slug = service.labels.get(spec.SLUG) if by is None else by.slug
             if slug is None:
                 continue
             if service.labels.get(spec.KIND) == "fetch":
-                self._jobs[slug] = service
+                began = service.created if by is None else by.at
+                jobs.append((slug, service, time.time() - began))
             else:
                 self._learn(slug, service.tasks)
-        for slug, service in list(self._jobs.items()):
-            self._end(slug, service, engine)
+        self._jobs = tuple((slug, service) for slug, service, age in jobs if not self._end(slug, service, age, engine))
 
     def missing(self, slug: str) -> tuple[Node, ...]:
         """Return the ready nodes not known to have `slug`."""
@@ -81,7 +95,8 @@ class Fetcher:
         """Start the job for `slug` where it is missing; return whether one was started."""
         missing = self.missing(slug)
         tries, not_before = self._tries.get(slug, (0, 0.0))
-        if not missing or slug in self._jobs or slug in self._started or time.monotonic() < not_before:
+        runs = slug in self._started or any(slug == job for job, _ in self._jobs)
+        if not missing or runs or time.monotonic() < not_before:
             return False
         try:
             engine.create(self._job(slug, missing))
@@ -125,17 +140,20 @@ class Fetcher:
     def _saw(self, pair: tuple[str, str], when: float) -> None:
         self.present[pair] = max(when, self.present.get(pair, 0.0))
 
-    def _end(self, slug: str, service: Service, engine: Engine) -> None:
-        only, age = service.labels.get(spec.NODE), time.time() - service.created
+    def _end(self, slug: str, service: Service, age: float, engine: Engine) -> bool:
+        """Remove the job if it ended or had its time; return whether it was. `age` is that of its work, in seconds."""
+        only = service.labels.get(spec.NODE)
         targets = {node.id: node for node in self._ready if only in (None, node.id)}
         done = {task.node_id: task.since for task in service.tasks if task.phase == "complete"}
         failed = {task.node_id: task for task in service.tasks if task.phase == "failed" and task.node_id not in done}
         for node, since in done.items():
             self._saw((node, slug), since)
         if not set(targets) <= set(done) | set(failed) and age < self._settings.fetch_timeout_s + JOB_GRACE_S:
-            return
+            return False
         late = [node.name for id_, node in targets.items() if id_ not in done]
-        if late:
+        if late and spec.MADE_BY in service.labels:
+            log.info("fetch slug=%s did not come early to %s", slug[:12], ", ".join(sorted(late)))
+        elif late:
             # A job tries again by itself, so one that took long tried more than once.
             long = age > LONG_TRY * self._settings.fetch_timeout_s
             tries = self._tries.get(slug, (0, 0.0))[0] + (TRIES_BEFORE_SETTLED if long else 1)
@@ -150,7 +168,7 @@ class Fetcher:
             self.obstacles.pop(slug, None)
             self.damaged.pop(slug, None)
         engine.remove(service.id)
-        self._jobs.pop(slug, None)
+        return True
 
 
 def _reason(service: Service, failed: dict[str, Task], engine: Engine) -> str:

@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 PROBE_S = 0.5
 SWEEP_SPARES_MIN = 60
 IDLE_S, BUSY_S, MOVING_S = 2.0, 0.2, 0.02
+SOON_S = 0.08  # an event comes before the state it tells of: the engine writes tasks' states every 100 ms
 SWEEP_JOB_S = 60.0
 
 
@@ -64,6 +65,7 @@ class Reconciler:
         store: Store,
         stopping: Callable[[], bool],
         trial: Trial | None = None,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
         self._settings, self._raw_engine, self._bus, self._store = settings, engine, client, store
         self._stopping = stopping
@@ -71,7 +73,7 @@ class Reconciler:
         self._guards = Guards()
         self._fetcher = Fetcher(settings, store.slug_url)
         self._board = RouteBoard(client, ack_s=settings.ack_s, drain_s=settings.drain_s)
-        self._builds = Builds(settings, store, client, self._sealer, self._guards)
+        self._builds = Builds(settings, store, client, self._sealer, self._guards, wake)
         self._one_offs = OneOffs(settings, self._sealer, self._guards)
         self._restarts = Restarts(settings, self._guards)
         self._observer = observe.Observer()
@@ -90,8 +92,8 @@ class Reconciler:
         """Let go of what runs in the background."""
         self._builds.close()
 
-    def step(self, leader: Leader, stage: str) -> float:
-        """Make one pass; return the seconds until the next one is due."""
+    def step(self, leader: Leader, stage: str, *, woken: bool = False) -> float:
+        """Make one pass; return the seconds until the next one is due. `woken`: an event was heard of just before."""
         self._moved = self._draining = False
         engine = FencedEngine(self._raw_engine, leader.check)
         with leader.session() as session:
@@ -103,7 +105,7 @@ class Reconciler:
         with leader.session() as session:
             services = self._ports.complete(found, session)
         self.trial.look(self._settings.task_id, services)
-        self._fetcher.observe(services, nodes, engine)
+        self._fetcher.observe(services, nodes, self._builds.made, engine)
         self._board.read(nodes)
         healthy = self._probe(services, nodes, desired)
         by_app = _by_app(services)
@@ -139,7 +141,9 @@ class Reconciler:
         self.trial.passed()
         if self._moved:
             return MOVING_S
-        return BUSY_S if self._waits(desired, services) else IDLE_S
+        if not self._waits(desired, services):
+            return IDLE_S
+        return SOON_S if woken else BUSY_S
 
     def _waits(self, desired: Desired, services: tuple[Service, ...]) -> bool:
         """Return whether something is under way that the engine does not tell of."""

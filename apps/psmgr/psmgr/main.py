@@ -30,7 +30,8 @@ from psmgr.trial import Trial
 from psmgr.wake import Wake, listen
 
 log = logging.getLogger("psmgr")
-STANDBY_S = 1.0
+RECENT_S = 0.6  # for so long after an event what it tells of may still come: tasks' states, a dyno's first answer
+STANDBY_S = 1.0  # no event ends it: what the leader does would have every other one ask the database and the engine too
 
 
 class Psmgr:
@@ -65,18 +66,18 @@ class Psmgr:
             if self._epochs.reason:
                 leader.release()
                 self._tell(self._epochs.reason)
-                self._wake.wait(STANDBY_S)
+                self._wake.stopping.wait(STANDBY_S)
             elif stage != self._settings.stage:
                 leader.release()
                 self._tell(f"standing by: the platform's stage is {stage}, this one is for {self._settings.stage}")
-                self._wake.wait(STANDBY_S)
+                self._wake.stopping.wait(STANDBY_S)
             elif self._trial.handed_to is not None:
                 self._on_trial(leader, stage)
             elif not leader.acquire():
                 self._failures = 0
                 self._tell("standing by: another process manager leads")
                 self._say_able()
-                self._wake.wait(STANDBY_S)
+                self._wake.stopping.wait(STANDBY_S)
             else:
                 self._lead(leader, stage)
         leader.release()
@@ -90,14 +91,16 @@ class Psmgr:
             self._store,
             stopping=self._wake.stopping.is_set,
             trial=self._trial,
+            wake=self._wake.up,
         )
+        woken_at = float("-inf")
         try:
             while not self._wake.stopping.is_set():
                 with leader.session() as session:
                     if read_stage(session) != stage or self._epochs.reason:
                         return
                 try:
-                    pause = reconciler.step(leader, stage)
+                    pause = reconciler.step(leader, stage, woken=time.monotonic() - woken_at < RECENT_S)
                     self._recovered()
                 except EngineError as error:
                     self._failed("engine", error)
@@ -105,7 +108,8 @@ class Psmgr:
                 if self._trial.handing_over:
                     leader.release()
                     return
-                self._wake.wait(pause)
+                if self._wake.wait(pause):
+                    woken_at = time.monotonic()
         finally:
             reconciler.close()
 
@@ -123,7 +127,7 @@ class Psmgr:
             self._trial.forget()
         else:
             self._say_able()
-            self._wake.wait(STANDBY_S)
+            self._wake.stopping.wait(STANDBY_S)
 
     def _say_able(self) -> None:
         """Say on the bus that this one could lead: the leader hands over to a new release only when it says so."""

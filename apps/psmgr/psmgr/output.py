@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -19,13 +20,21 @@ CHUNK = 32_768
 class Forwarder(threading.Thread):
     """Follows a service's log and appends it to a stream, from where a predecessor left off."""
 
-    def __init__(self, engine: Engine, client: redis.Redis, service_id: str, stream: str) -> None:
+    def __init__(
+        self, engine: Engine, client: redis.Redis, service_id: str, stream: str, wake: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__(name=f"output-{stream}", daemon=True)
         self._engine, self._client, self._service_id, self._stream = engine, client, service_id, stream
         self._over = threading.Event()
         self._lock = threading.Lock()
         self._seen = bytearray()
         self._sent: int | None = None
+        self._wake = wake
+
+    @property
+    def said(self) -> bool:
+        """Return whether there is any output yet. `wake` is called when there is."""
+        return bool(self._seen)
 
     def run(self) -> None:
         """Follow until told to stop. A connection that breaks is made anew; the log starts from its beginning."""
@@ -55,9 +64,11 @@ class Forwarder(threading.Thread):
 
     def _take(self, chunk: bytes, position: int) -> None:
         with self._lock:
-            fresh = position - len(self._seen)
+            fresh, first = position - len(self._seen), not self._seen
             if fresh > 0:
                 self._seen += chunk[-fresh:]
+            if first:
+                self._wake()
             self._send()
 
     def _send(self) -> None:

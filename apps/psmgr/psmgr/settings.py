@@ -14,6 +14,9 @@ from blackstart.model.bus import TRUST
 PACKAGE_SOURCES = ("UV_INDEX_URL", "PIP_INDEX_URL", "NPM_CONFIG_REGISTRY", "BUNDLE_MIRROR", "APT_SOURCE")
 ROLES = ("stage-0", "app")
 
+SLUG_BYTES = 500_000_000
+"""A slug's limit, Heroku's: the compiler keeps to it, but what runs in a build could store more."""
+
 
 class SettingRefused(ValueError):
     """A variable of the environment is missing or not valid."""

@@ -13,7 +13,7 @@ from blackstart.model.component import Component, Process
 from blackstart.model.dyno import CAPABILITIES, ENTRY, SLUGS, TRUST_DIR, TRUST_ENV
 from blackstart.model.sizes import DEFAULT, SIZES
 from psmgr.engine import Limits, Mode, Mount, Port, ServiceSpec, Task
-from psmgr.settings import Settings
+from psmgr.settings import SLUG_BYTES, Settings
 
 ENGINE_SOCKET = "/var/run/docker.sock"
 WEB_PORT = 5000
@@ -26,6 +26,7 @@ PLATFORM, KIND = "blackstart.platform", "blackstart.kind"
 APP, APP_ID, PROCESS, VERSION = "blackstart.app", "blackstart.app_id", "blackstart.process", "blackstart.version"
 SLUG, BUILD, DYNO_ID, NODE = "blackstart.slug", "blackstart.build", "blackstart.dyno", "blackstart.node"
 COMPILER = "blackstart.compiler"  # the slug that a build runs
+MADE_BY = "blackstart.made_by"  # the build whose slug a job waits for
 TASK = "blackstart.task"
 HELD = "blackstart.held"  # an operator stopped it for a while; see blackstart/hold.py
 
@@ -179,23 +180,52 @@ def build_spec(
 
 def fetch_spec(settings: Settings, *, slug: str, url: str, node_id: str | None) -> ServiceSpec:
     """Return the job that brings a slug onto every node (or onto `node_id`). The URL lives as long as the job."""
+    return _fetch_job(
+        settings,
+        name=slug[:32],
+        labels={SLUG: slug} | ({} if node_id is None else {NODE: node_id}),
+        verb="fetch",
+        env={"BLACKSTART_SLUG": slug, "BLACKSTART_SLUG_URL": url},
+        seconds=settings.fetch_timeout_s,
+        constraints=() if node_id is None else (f"node.id=={node_id}",),
+    )
+
+
+def early_fetch_spec(settings: Settings, *, build_id: str, url: str, seconds: int) -> ServiceSpec:
+    """Return the job that waits on every node for the slug that a build will store at `url`, and brings it there."""
+    return _fetch_job(
+        settings,
+        name=build_id,
+        labels={MADE_BY: build_id},
+        verb="await",
+        env={"BLACKSTART_SLUG_URL": url, "BLACKSTART_SLUG_BYTES": str(SLUG_BYTES)},
+        seconds=seconds,
+        constraints=(),
+    )
+
+
+def _fetch_job(
+    settings: Settings,
+    *,
+    name: str,
+    labels: Mapping[str, str],
+    verb: str,
+    env: Mapping[str, str],
+    seconds: int,
+    constraints: tuple[str, ...],
+) -> ServiceSpec:
     host = urlsplit(settings.objects_url).hostname or ""
     return ServiceSpec(
-        name=short(f"{settings.platform}_fetch_{slug[:32]}"),
-        labels={PLATFORM: settings.platform, KIND: "fetch", SLUG: slug} | ({} if node_id is None else {NODE: node_id}),
+        name=short(f"{settings.platform}_fetch_{name}"),
+        labels={PLATFORM: settings.platform, KIND: "fetch", **labels},
         image=settings.stack,
-        command=(*ENTRY, "fetch"),
-        env=TRUST_ENV
-        | {
-            "BLACKSTART_SLUG": slug,
-            "BLACKSTART_SLUG_URL": url,
-            "BLACKSTART_FETCH_SECONDS": str(settings.fetch_timeout_s),
-        },
+        command=(*ENTRY, verb),
+        env={**TRUST_ENV, **env, "BLACKSTART_FETCH_SECONDS": str(seconds)},
         limits=Limits(256, 1.0, 64),
         mode="global-job",
         network=settings.platform if "." not in host and ":" not in host and host != "localhost" else None,
         mounts=(Mount(SLUGS, "/slugs", read_only=False), Mount(TRUST_DIR, TRUST_DIR)),
-        constraints=() if node_id is None else (f"node.id=={node_id}",),
+        constraints=constraints,
         hosts=public_hosts(settings),
         capabilities=(),
     )

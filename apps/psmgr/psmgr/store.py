@@ -10,7 +10,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from psmgr.settings import Settings
+from psmgr.settings import SLUG_BYTES, Settings
 
 FETCH_S = 3600
 CHUNK = 1 << 20
@@ -25,6 +25,10 @@ class ObjectMissing(StoreUnavailable):
     """There is no such object."""
 
 
+class ObjectTooLarge(Exception):
+    """The object is larger than a slug may be."""
+
+
 class Store:
     """The platform's bucket: read and written at the inner address, presigned for builds at the public one."""
 
@@ -36,6 +40,10 @@ class Store:
     def slug_url(self, slug: str) -> str:
         """Return a URL from which nodes fetch a slug, good for an hour."""
         return self._sign(self._inner, "get_object", slug_key(slug), FETCH_S)
+
+    def made_url(self, build_id: str, seconds: int) -> str:
+        """Return a URL from which nodes fetch what a build will store as its slug."""
+        return self._sign(self._inner, "get_object", build_keys(build_id)[0], seconds)
 
     def public_get(self, key: str, seconds: int) -> str:
         """Return a URL from which a build reads `key`."""
@@ -55,11 +63,13 @@ class Store:
         return data
 
     def digest(self, key: str) -> tuple[str, int]:
-        """Return the sha256 and the size of an object's bytes."""
+        """Return the sha256 and the size of an object's bytes. Raises ObjectTooLarge for more than a slug may have."""
         digest, size = hashlib.sha256(), 0
         try:
-            body = self._inner.get_object(Bucket=self._bucket, Key=key)["Body"]
-            for chunk in body.iter_chunks(CHUNK):
+            answer = self._inner.get_object(Bucket=self._bucket, Key=key)
+            if answer["ContentLength"] > SLUG_BYTES:
+                raise ObjectTooLarge(f"{key} has {answer['ContentLength']} bytes, and a slug at most {SLUG_BYTES}")
+            for chunk in answer["Body"].iter_chunks(CHUNK):
                 digest.update(chunk)
                 size += len(chunk)
         except (ClientError, BotoCoreError, OSError) as error:

@@ -51,7 +51,11 @@ CHECK = {
     "Timeout": 10 * 10**9,
     "Retries": 3,
 }
-EVENT_TYPES = ["service", "node"]
+# Of all that the engine tells, what may change a plan: a health check's three events every few seconds do not.
+EVENTS = {
+    "type": ["service", "node", "container"],
+    "event": ["create", "update", "remove", "start", "die", "health_status"],
+}
 
 # A cordoned node gets no dyno. Swarm's own "drain" and "pause" would also keep it from joining a container to the
 # platform's network (tried), which stage 0 does while the state moves.
@@ -136,7 +140,7 @@ class Swarm:
         with _translated():
             client = _connected(self._host, timeout=TIMEOUT_S)
             try:
-                for _ in client.events(filters={"type": [*EVENT_TYPES, "container"]}):
+                for _ in client.events(filters=EVENTS):
                     yield None
             finally:
                 client.close()

@@ -29,10 +29,11 @@ class Wake:
         self.stopping.set()
         self._flag.set()
 
-    def wait(self, seconds: float) -> None:
-        """Wait until woken, at most `seconds`."""
-        self._flag.wait(seconds)
+    def wait(self, seconds: float) -> bool:
+        """Wait until woken, at most `seconds`; return whether it was."""
+        woken = self._flag.wait(seconds)
         self._flag.clear()
+        return woken
 
 
 def listen(wake: Wake, client: redis.Redis, engine: Engine) -> None:

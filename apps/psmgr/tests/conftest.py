@@ -25,7 +25,7 @@ from psmgr.engine import NameTaken, Node, Service, ServiceSpec, Task, TaskPhase
 from psmgr.leader import Leader
 from psmgr.loop import Reconciler
 from psmgr.settings import Settings
-from psmgr.store import ObjectMissing
+from psmgr.store import ObjectMissing, ObjectTooLarge
 from sqlalchemy import NullPool, create_engine, select
 from sqlalchemy.orm import Session
 
@@ -291,9 +291,13 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
+        self.largest = 100
 
     def slug_url(self, slug: str) -> str:
         return f"http://objects:8333/t/slugs/{slug}.squashfs?X-Amz-Signature=s"
+
+    def made_url(self, build_id: str, seconds: int) -> str:
+        return f"http://objects:8333/t/builds/{build_id}/slug?X-Amz-Expires={seconds}"
 
     def public_get(self, key: str, seconds: int) -> str:
         return f"get:{key}"
@@ -308,6 +312,8 @@ class FakeStore:
 
     def digest(self, key: str) -> tuple[str, int]:
         data = self.read(key)
+        if len(data) > self.largest:
+            raise ObjectTooLarge(key)
         return hashlib.sha256(data).hexdigest(), len(data)
 
     def exists(self, key: str) -> bool:
@@ -419,6 +425,9 @@ class World:
 
     def close(self) -> None:
         self.reconciler.close()
+        for thread in threading.enumerate():
+            if thread.name.startswith("output-"):
+                thread.join(5)
         self.leader.close()
         self.engine.close()
 

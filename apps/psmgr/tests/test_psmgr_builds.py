@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import uuid
@@ -60,6 +61,21 @@ def started(world: Any, name: str = "shop") -> tuple[uuid.UUID, str]:
     return app, id_
 
 
+def early(world: Any, id_: str) -> Any:
+    return next((s for s in world.engine.running.values() if s.labels.get("blackstart.made_by") == id_), None)
+
+
+def speaks(world: Any, id_: str) -> None:
+    """Let a build print something, and wait until the nodes wait for its slug."""
+    world.engine.logs[job(world, id_).id] = b"-----> "
+    world.until(lambda: early(world, id_) is not None)
+
+
+def waiting(spec: Any, task: Any) -> Any:
+    """A node that waits for the slug of a build."""
+    return dataclasses.replace(task, phase="running") if "blackstart.made_by" in spec.labels else task
+
+
 def stored(world: Any, id_: str, slug: bytes = SLUG, **more: object) -> None:
     world.store.objects[f"builds/{id_}/slug"] = slug
     world.store.objects[f"builds/{id_}/result.json"] = json.dumps(result(world.settings.stack, **more)).encode()
@@ -106,11 +122,78 @@ def test_a_build_may_end_with_a_slug_and_no_release(world: Any) -> None:
     stored(world, id_)
     row = ended(world, id_)
     assert (row.status, row.release_id) == ("succeeded", None)
+    assert not any("_fetch_" in write for write in world.engine.writes if id_ in write)  # no dyno needs it
     assert list(world.store.objects) == [f"slugs/{DIGEST}.squashfs"]
     with world.transaction() as session:
         assert session.get_one(Slug, row.slug_id).sha256 == DIGEST
         assert session.scalars(select(Release).where(Release.app_id == app)).all() == []
         assert session.scalars(select(Formation).where(Formation.app_id == app)).all() == []
+
+
+def test_nodes_wait_for_the_slug_while_it_is_built(world: Any) -> None:
+    world.engine.behave = waiting
+    app, id_ = started(world)
+    assert early(world, id_) is None
+    speaks(world, id_)
+    made = world.engine.specs[early(world, id_).id]
+    assert (made.command[-1], made.mode, made.capabilities) == ("await", "global-job", ())
+    assert f"builds/{id_}/slug" in made.env["BLACKSTART_SLUG_URL"]
+    stored(world, id_)
+    world.engine.end(job(world, id_).id, "complete", 0)
+    world.until(lambda: build(world, id_).status == "succeeded")
+    for _ in range(3):
+        world.step()
+    # One node still reads the build's object, so it stays.
+    assert f"builds/{id_}/slug" in world.store.objects
+    world.engine.end(early(world, id_).id, "complete", 0)
+    world.until(lambda: world.status(app, 1) == "succeeded")
+    world.until(lambda: job(world, id_) is None)
+    assert early(world, id_) is None
+    assert list(world.store.objects) == [f"slugs/{DIGEST}.squashfs"]
+    assert not any(f"fetch_{DIGEST[:32]}" in write for write in world.engine.writes)
+
+
+def test_a_successor_ends_the_job_that_brings_the_slug(world: Any) -> None:
+    world.engine.behave = waiting
+    app, id_ = started(world)
+    assert early(world, id_) is None
+    speaks(world, id_)
+    stored(world, id_)
+    world.engine.end(job(world, id_).id, "complete", 0)
+    world.until(lambda: build(world, id_).status == "succeeded")
+    world.reconciler.close()
+    world.reconciler = world.fresh_reconciler()
+    world.engine.end(early(world, id_).id, "complete", 0)
+    world.until(lambda: world.status(app, 1) == "succeeded")
+    world.until(lambda: job(world, id_) is None and early(world, id_) is None)
+    assert list(world.store.objects) == [f"slugs/{DIGEST}.squashfs"]
+
+
+def test_a_failed_build_leaves_no_node_waiting(world: Any) -> None:
+    world.engine.behave = waiting
+    _, id_ = started(world)
+    speaks(world, id_)
+    ended(world, id_, 1, "boom")
+    world.until(lambda: early(world, id_) is None)
+
+
+def test_a_build_waits_for_no_other_one_s_slug(world: Any) -> None:
+    world.engine.behave = waiting
+    ids = [new_build(world, world.app(f"app{i}")) for i in range(3)]
+    world.until(lambda: all(job(world, id_) is not None for id_ in ids[:2]))
+    speaks(world, ids[0])
+    stored(world, ids[0])
+    world.engine.end(job(world, ids[0]).id, "complete", 0)
+    world.until(lambda: job(world, ids[2]) is not None)
+    assert early(world, ids[0]) is not None
+
+
+def test_a_slug_over_the_limit_is_refused(world: Any) -> None:
+    _, id_ = started(world)
+    stored(world, id_, slug=b"." * 101)
+    row = ended(world, id_)
+    assert (row.status, row.failure) == ("failed", f"builds/{id_}/slug")
+    assert world.store.objects == {}
 
 
 def test_a_slug_keeps_how_it_was_made(world: Any) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import Any
 
 from psmgr import spec
 from psmgr.engine import Task
-from psmgr.fetch import Fetcher
+from psmgr.fetch import JOB_GRACE_S, Fetcher, Made
 
 ONE, TWO = "1" * 64, "2" * 64
 
 
-def seen(fetcher: Fetcher, engine: Any) -> None:
-    fetcher.observe(engine.services("t"), engine.nodes(), engine)
+def seen(fetcher: Fetcher, engine: Any, made: dict[str, Made] | None = None) -> None:
+    fetcher.observe(engine.services("t"), engine.nodes(), made or {}, engine)
 
 
 def jobs(engine: Any) -> int:
@@ -145,3 +146,46 @@ def test_a_damaged_slug_is_tried_anew(settings: Any, engine: Any, monkeypatch: A
     seen(fetcher, engine)
     assert fetcher.damaged == {}
     assert fetcher.missing(ONE) == ()
+
+
+def early(settings: Any, engine: Any) -> str:
+    made: str = engine.create(spec.early_fetch_spec(settings, build_id="b1", url="http://store/b1", seconds=900))
+    return made
+
+
+def test_the_job_of_a_build_counts_once_its_slug_is_known(settings: Any, engine: Any) -> None:
+    fetcher = fetcher_of(settings, engine)
+    early(settings, engine)
+    seen(fetcher, engine)
+    assert (fetcher.present, len(engine.running)) == ({}, 1)
+    seen(fetcher, engine, {"b1": Made(ONE, time.time())})
+    assert set(fetcher.present) == {("n1", ONE), ("n2", ONE)}
+    assert engine.running == {}
+    assert not fetcher.start(ONE, engine)
+
+
+def test_a_slug_that_is_still_coming_early_is_not_fetched_a_second_time(settings: Any, engine: Any) -> None:
+    engine.behave = lambda _, task: dataclasses.replace(task, phase="running")
+    fetcher = fetcher_of(settings, engine)
+    early(settings, engine)
+    made = {"b1": Made(ONE, time.time())}
+    seen(fetcher, engine, made)
+    assert fetcher.busy
+    assert not fetcher.start(ONE, engine)
+    made = {"b1": Made(ONE, time.time() - settings.fetch_timeout_s - JOB_GRACE_S)}  # a store that does not answer
+    seen(fetcher, engine, made)
+    assert engine.running == {}
+    assert fetcher.start(ONE, engine)
+
+
+def test_what_did_not_come_early_is_fetched_at_once_and_no_failure(settings: Any, engine: Any) -> None:
+    engine.behave = lambda _, task: task if task.node_id == "n1" else failing(44)(_, task)
+    fetcher = fetcher_of(settings, engine)
+    early(settings, engine)
+    seen(fetcher, engine, {"b1": Made(ONE, time.time())})
+    assert engine.running == {}
+    assert [node.id for node in fetcher.missing(ONE)] == ["n2"]
+    assert fetcher.obstacles == {}
+    assert fetcher.start(ONE, engine)
+    (job,) = engine.running.values()
+    assert job.labels[spec.NODE] == "n2"

@@ -28,11 +28,6 @@ USELESS = ("doc", "man", "info", "lintian", "bug", "doc-base", "locale")
 PROGRAMS = ("usr/bin", "usr/sbin", "bin", "sbin")
 
 
-def detect(arguments: list[str]) -> int:
-    """Say yes to an app with an Aptfile."""
-    return kit.detected((Path(arguments[0]) / "Aptfile").is_file(), "Aptfile")
-
-
 def compile(arguments: list[str]) -> int:
     """Fetch and unpack the packages."""
     return kit.compiling(arguments, _compile)

@@ -30,11 +30,6 @@ export npm_config_logs_max=0
 """
 
 
-def detect(arguments: list[str]) -> int:
-    """Say yes to an app with package.json."""
-    return kit.detected((Path(arguments[0]) / "package.json").is_file(), "Node.js")
-
-
 def compile(arguments: list[str]) -> int:
     """Install the app's packages and run its build script."""
     return kit.compiling(arguments, _compile)

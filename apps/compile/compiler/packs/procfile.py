@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from compiler import kit, output
-
-
-def detect(arguments: list[str]) -> int:
-    """Say yes to an app with a Procfile."""
-    return kit.detected((Path(arguments[0]) / "Procfile").is_file(), "Procfile")
 
 
 def compile(arguments: list[str]) -> int:

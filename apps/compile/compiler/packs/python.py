@@ -25,13 +25,6 @@ export FORWARDED_ALLOW_IPS="${FORWARDED_ALLOW_IPS:-*}"
 """
 
 
-def detect(arguments: list[str]) -> int:
-    """Say yes to an app with a file of Python's package managers."""
-    build = Path(arguments[0])
-    names = ("requirements.txt", "uv.lock", "setup.py", *OTHER_MANAGERS)
-    return kit.detected(any((build / name).is_file() for name in names) or _is_project(build), "Python")
-
-
 def compile(arguments: list[str]) -> int:
     """Install the app's packages."""
     return kit.compiling(arguments, _compile)
@@ -54,14 +47,6 @@ def _compile(work: Work) -> None:
     _prune(work, env)
     work.profile("python.sh", PROFILE)
     kit.export({"PATH": f"{work.build / VENV}/bin:$PATH", "VIRTUAL_ENV": str(work.build / VENV)})
-
-
-def _is_project(build: Path) -> bool:
-    """Whether pyproject.toml describes a project, not only a linter's settings."""
-    path = build / "pyproject.toml"
-    return (
-        path.is_file() and re.search(r"^\[(project|tool\.poetry)\]", path.read_text(errors="replace"), re.M) is not None
-    )
 
 
 def _installer(build: Path) -> Callable[[Work, dict[str, str]], None]:

@@ -28,11 +28,6 @@ export WEB_CONCURRENCY="${WEB_CONCURRENCY:-2}"
 """
 
 
-def detect(arguments: list[str]) -> int:
-    """Say yes to an app with a Gemfile."""
-    return kit.detected((Path(arguments[0]) / "Gemfile").is_file(), "Ruby")
-
-
 def compile(arguments: list[str]) -> int:
     """Install the app's gems."""
     return kit.compiling(arguments, _compile)

@@ -12,7 +12,6 @@ from compiler.errors import AppRefused
 from compiler.kit import Work
 from compiler.packs import python
 from compiler.packs.bytecode import compile_bytecode
-from compiler.procfile import read_procfile
 
 OURS = Path(__file__).resolve().parents[2] / "buildpacks" / "static"
 SERVER = ".static"
@@ -21,13 +20,6 @@ START = (
     ".static/venv/bin/gunicorn --chdir .static --bind 0.0.0.0:$PORT "
     "--workers ${WEB_CONCURRENCY:-1} --threads 16 --no-control-socket --access-logfile - 'server:load()'"
 )
-
-
-def detect(arguments: list[str]) -> int:
-    """Say yes to static.json, or to an index.html (also in public/) of an app that has no web process of its own."""
-    build = Path(arguments[0])
-    page = (build / "index.html").is_file() or (build / "public" / "index.html").is_file()
-    return kit.detected((build / "static.json").is_file() or (page and not _has_web(build)), "Static site")
 
 
 def compile(arguments: list[str]) -> int:
@@ -101,10 +93,3 @@ def _read_static_json(build: Path) -> dict[str, Any]:
 def _is_inside(build: Path, root: str) -> bool:
     path = (build / root).resolve()
     return path.is_dir() and path.is_relative_to(build.resolve())
-
-
-def _has_web(build: Path) -> bool:
-    try:
-        return "web" in (read_procfile(build) or {})
-    except AppRefused:
-        return True
