@@ -31,6 +31,9 @@ from psmgr.wake import Wake, listen
 
 log = logging.getLogger("psmgr")
 RECENT_S = 0.6  # for so long after an event what it tells of may still come: tasks' states, a dyno's first answer
+RETRY_S = (
+    2.0  # after a black start everything waits for the leader, and two process managers ask too little to be a burden
+)
 STANDBY_S = 1.0  # no event ends it: what the leader does would have every other one ask the database and the engine too
 
 
@@ -148,7 +151,7 @@ class Psmgr:
         self._failures += 1
         # The first line of a driver's message says it; the rest is SQL.
         self._tell(f"the {what} cannot be used, will try again: {str(error).splitlines()[0]}")
-        self._wake.stopping.wait(delay(self._failures))
+        self._wake.stopping.wait(delay(self._failures, cap=RETRY_S))
 
     def _recovered(self) -> None:
         if self._failures:
