@@ -28,6 +28,7 @@ from blackstart.providers.options import local_platform
 from blackstart.remote import Remote, connected
 from blackstart.sources import checkout_root, folder_source
 from blackstart.state import State
+from tests.system.breaking import a_live_role_of_stage_0
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(2400)]  # the fixture waits for most of `up`
 
@@ -316,24 +317,9 @@ def test_what_runs_was_not_touched(it):
 
 def test_the_proof_holds_and_a_live_role_of_stage_0_breaks_exactly_it(it):
     assert it.fencing()["holds"], it.fencing()
-    password = it.platform.state.retired()["database_password"]
-    _as_superuser(it, f"ALTER ROLE platform LOGIN PASSWORD '{password}'")
-    proof = it.fencing()
+    with a_live_role_of_stage_0(it.platform):
+        proof = it.fencing()
     assert not proof["holds"]
     assert proof["detail"].startswith("database: takes stage 0's credential")
     assert ";" not in proof["detail"]
-    _as_superuser(it, "ALTER ROLE platform NOLOGIN PASSWORD NULL")
     assert it.fencing()["holds"]
-
-
-def _as_superuser(it, statement: str) -> None:
-    """Run SQL as the superuser of the platform's database, as nobody can from outside of its dyno."""
-    program = (
-        "import os, sys; sys.path[:0] = ['/app']; from database import settings, sql; env = os.environ; "
-        "sql.Superuser(settings.paths(env), settings.programs(env), settings.port(env)).run(sys.stdin.read())"
-    )
-    node = it.platform.volume_nodes["postgres"]
-    with connected(node) as remote:
-        container = remote.check(["docker", "ps", "--quiet", "--filter", "label=blackstart.app=postgres"]).split()[0]
-        into = ["docker", "exec", "--interactive", "--user", "10000", "--workdir", "/app", "--env", "HOME=/app"]
-        remote.check([*into, container, "python3", "-c", program], stdin=statement)

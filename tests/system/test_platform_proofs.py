@@ -21,8 +21,8 @@ from blackstart.remote import connected
 from blackstart.run import Run
 from blackstart.sources import checkout_root
 from blackstart.verify import DISTURBING, run_proofs
+from tests.system.breaking import a_live_role_of_stage_0, a_time_in_the_compilers_slug
 from tests.system.platform_under_test import FIXTURES, NAME
-from tests.system.smuggle import a_time_in_the_compilers_slug
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(2400)]  # the first test waits for `up`
 
@@ -50,6 +50,13 @@ def test_what_is_known_of_the_bootstrap_holds(it):
     assert {each["name"]: each["holds"] for each in report["proofs"]}.items() >= dict.fromkeys(QUICK, True).items()
     page = (it.platform.state.report_folder / "report.html").read_text()
     assert all(proof["detail"] in html.unescape(page) for proof in proofs.values())
+
+
+def test_a_live_role_of_stage_0_breaks_exactly_the_fencing(it):
+    with a_live_role_of_stage_0(it.platform):
+        proofs = _verify(it, *QUICK)
+    assert [name for name, proof in proofs.items() if not proof["holds"]] == ["fencing"]
+    assert proofs["fencing"]["detail"].startswith("database: takes stage 0's credential")
 
 
 def test_the_certificate_was_issued_before_stage_0_went(it):

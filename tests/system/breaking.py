@@ -1,4 +1,4 @@
-"""Breaking the fixed point on a live platform, and mending it: the compiler's slug gets a file with a time in it."""
+"""Breaking one proof on a live platform, and mending it: a time in the compiler's slug; a role of stage 0 that is alive."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 from compiler.slug import make_slug
 
 from blackstart.client import Client
+from blackstart.platform import Platform
+from blackstart.remote import connected
 
 COMPILER = "compile"  # it has no dyno that another release would replace
 FILE = "built-at.txt"
@@ -55,3 +57,27 @@ def _release(client: Client, slug: str) -> None:
     release = client.release_slug(COMPILER, slug)
     ended = client.released(COMPILER, release["id"], seconds=RELEASE_SECONDS)
     assert ended["status"] == "succeeded", ended
+
+
+@contextmanager
+def a_live_role_of_stage_0(platform: Platform) -> Iterator[None]:
+    """Let stage 0's database role log in again, with its old password; shut out again at the end."""
+    password = platform.state.retired()["database_password"]
+    _as_superuser(platform, f"ALTER ROLE platform LOGIN PASSWORD '{password}'")
+    try:
+        yield
+    finally:
+        _as_superuser(platform, "ALTER ROLE platform NOLOGIN PASSWORD NULL")
+
+
+def _as_superuser(platform: Platform, statement: str) -> None:
+    """Run SQL as the superuser of the platform's database, as nobody can from outside of its dyno."""
+    program = (
+        "import os, sys; sys.path[:0] = ['/app']; from database import settings, sql; env = os.environ; "
+        "sql.Superuser(settings.paths(env), settings.programs(env), settings.port(env)).run(sys.stdin.read())"
+    )
+    node = platform.volume_nodes["postgres"]
+    with connected(node) as remote:
+        container = remote.check(["docker", "ps", "--quiet", "--filter", "label=blackstart.app=postgres"]).split()[0]
+        into = ["docker", "exec", "--interactive", "--user", "10000", "--workdir", "/app", "--env", "HOME=/app"]
+        remote.check([*into, container, "python3", "-c", program], stdin=statement)
