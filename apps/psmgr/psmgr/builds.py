@@ -5,7 +5,6 @@ What it says about itself is checked: the slug's digest against the bytes stored
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import time
@@ -26,7 +25,7 @@ from blackstart.model.secrets import Sealer
 from blackstart.model.tables import App, Build, Release, Slug
 from psmgr import output, spec
 from psmgr.desired import Desired, WantedBuild
-from psmgr.engine import Engine, EngineError, NameTaken, Node, Service, Task
+from psmgr.engine import Engine, EngineError, EngineRefused, NameTaken, Node, Service, Task
 from psmgr.fetch import Made
 from psmgr.guard import Guards
 from psmgr.leader import Leader
@@ -36,7 +35,6 @@ from psmgr.store import (
     ObjectMissing,
     ObjectTooLarge,
     Store,
-    StoreUnavailable,
     build_keys,
     cache_key,
     slug_key,
@@ -122,21 +120,31 @@ class Builds:
         down = {node.id for node in nodes if node.state == "down"}
         early = {service.labels[spec.MADE_BY]: service for service in services if spec.MADE_BY in service.labels}
         wanted = {str(build.id): build for build in desired.builds}
-        for id_ in sorted({*running, *early} - wanted.keys()):
+        for id_ in sorted({*running, *early, *self.made} - wanted.keys()):
             work = partial(self._clear, id_, running.get(id_), early.get(id_), engine, leader)
             self._guards.run(f"build {id_}", work)
         self._free = self._settings.builds_at_once - len(running.keys() & wanted.keys())
         for id_, build in wanted.items():
-            work = partial(self._one, build, running.get(id_), down, engine, leader)
+            work = partial(self._one, build, running.get(id_), early.get(id_), down, engine, leader)
             self._guards.run(f"build {id_}", work)
 
-    def _one(self, build: WantedBuild, service: Service | None, down: set[str], engine: Engine, leader: Leader) -> None:
+    def _one(
+        self,
+        build: WantedBuild,
+        service: Service | None,
+        early: Service | None,
+        down: set[str],
+        engine: Engine,
+        leader: Leader,
+    ) -> None:
+        if early is not None and any(task.phase == "failed" for task in early.tasks):
+            engine.remove(early.id)  # the engine would start it again and again; the slug is fetched when it is there
         if service is not None:
             self._follow(build, service, down, engine, leader)
         elif str(build.id) in self._ending:
             self._settle(build, engine, leader)
         elif build.status == "running":
-            self._lost(build, leader)
+            self._lost(build, early, engine, leader)
         elif self._free > 0 and self._start(build, engine, leader):
             self._free -= 1
 
@@ -214,12 +222,17 @@ class Builds:
         return forwarder is not None and forwarder.said
 
     def _fetch_early(self, id_: str, engine: Engine) -> None:
-        """Let every node wait for the slug. Not before the build speaks: the jobs' start would slow the build's own."""
+        """Let every node wait for the slug. Not before the build speaks: the jobs' start would slow the build's own.
+
+        It only saves time: where the engine refuses it, the slug is fetched later.
+        """
         seconds = self._settings.build_timeout_s + GRACE_S
         url = self._store.made_url(id_, seconds + GRACE_S)
-        with contextlib.suppress(NameTaken):
-            engine.create(spec.early_fetch_spec(self._settings, build_id=id_, url=url, seconds=seconds))
         self._early.add(id_)
+        try:
+            engine.create(spec.early_fetch_spec(self._settings, build_id=id_, url=url, seconds=seconds))
+        except EngineRefused as error:
+            log.info("build=%s: no node waits for its slug: %s", id_, error)
 
     def _end(self, id_: str, work: Callable[..., Outcome], *arguments: Any) -> None:
         """Find out in the background how the build ended."""
@@ -280,7 +293,7 @@ class Builds:
             return
         try:
             outcome = future.result()
-        except StoreUnavailable:
+        except Exception:
             del self._ending[id_]  # the next step tries again
             raise
         leader.check()
@@ -346,7 +359,12 @@ class Builds:
             config=config_of(session, self._sealer, app),
         )
 
-    def _lost(self, build: WantedBuild, leader: Leader) -> None:
+    def _lost(self, build: WantedBuild, early: Service | None, engine: Engine, leader: Leader) -> None:
+        """Let it be built a second time, and forget what the first attempt stored: nodes may have taken it."""
+        if early is not None:
+            engine.remove(early.id)
+        self._early.discard(str(build.id))
+        self._store.delete(build_keys(build.id))
         with leader.session() as session:
             row = session.get_one(Build, build.id)
             if build.second_attempt:

@@ -141,17 +141,25 @@ class Fetcher:
         self.present[pair] = max(when, self.present.get(pair, 0.0))
 
     def _end(self, slug: str, service: Service, age: float, engine: Engine) -> bool:
-        """Remove the job if it ended or had its time; return whether it was. `age` is that of its work, in seconds."""
-        only = service.labels.get(spec.NODE)
+        """Remove the job if it ended or had its time; return whether it was. `age` is that of its work, in seconds.
+
+        A job that waits for a build's slug has no task on a node that came after it, and none again where one failed: the
+        job made for the slug itself serves these.
+        """
+        only, early = service.labels.get(spec.NODE), spec.MADE_BY in service.labels
         targets = {node.id: node for node in self._ready if only in (None, node.id)}
         done = {task.node_id: task.since for task in service.tasks if task.phase == "complete"}
         failed = {task.node_id: task for task in service.tasks if task.phase == "failed" and task.node_id not in done}
         for node, since in done.items():
             self._saw((node, slug), since)
-        if not set(targets) <= set(done) | set(failed) and age < self._settings.fetch_timeout_s + JOB_GRACE_S:
+        waits = targets.keys() - done.keys() - failed.keys()
+        if early:
+            waits &= {task.node_id for task in service.tasks if task.phase in ("starting", "running") and task.wanted}
+        in_time = age < self._settings.fetch_timeout_s + (0.0 if early else JOB_GRACE_S)
+        if waits and in_time:
             return False
         late = [node.name for id_, node in targets.items() if id_ not in done]
-        if late and spec.MADE_BY in service.labels:
+        if late and early and in_time:
             log.info("fetch slug=%s did not come early to %s", slug[:12], ", ".join(sorted(late)))
         elif late:
             # A job tries again by itself, so one that took long tried more than once.

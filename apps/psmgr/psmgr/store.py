@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable
 from typing import Any
@@ -66,12 +67,14 @@ class Store:
         """Return the sha256 and the size of an object's bytes. Raises ObjectTooLarge for more than a slug may have."""
         digest, size = hashlib.sha256(), 0
         try:
-            answer = self._inner.get_object(Bucket=self._bucket, Key=key)
-            if answer["ContentLength"] > SLUG_BYTES:
-                raise ObjectTooLarge(f"{key} has {answer['ContentLength']} bytes, and a slug at most {SLUG_BYTES}")
-            for chunk in answer["Body"].iter_chunks(CHUNK):
-                digest.update(chunk)
-                size += len(chunk)
+            with contextlib.closing(self._inner.get_object(Bucket=self._bucket, Key=key)["Body"]) as body:
+                for chunk in body.iter_chunks(CHUNK):
+                    digest.update(chunk)
+                    size += len(chunk)
+                    if size > SLUG_BYTES:
+                        raise ObjectTooLarge(
+                            f"the build stored more than the {SLUG_BYTES:,} bytes that a slug may have"
+                        )
         except (ClientError, BotoCoreError, OSError) as error:
             raise _unavailable(f"get {key}", error) from error
         return digest.hexdigest(), size

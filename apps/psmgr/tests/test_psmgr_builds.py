@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import uuid
 from typing import Any
 
 import pytest
+from botocore.response import StreamingBody
+from botocore.stub import Stubber
 from hypothesis import given
 from hypothesis import strategies as st
 from psmgr.builds import LOST, ResultRefused, parse_result
+from psmgr.engine import EngineRefused
 from psmgr.output import Forwarder, kept, whole_characters
+from psmgr.store import ObjectTooLarge, Store
 from sqlalchemy import select, update
 
 from blackstart.model import provenance
@@ -119,6 +124,10 @@ def test_a_build_may_end_with_a_slug_and_no_release(world: Any) -> None:
     app = world.app("shop")
     id_ = new_build(world, app, releases=False)
     world.until(lambda: job(world, id_) is not None)
+    world.engine.logs[job(world, id_).id] = b"-----> "
+    world.until(lambda: stream(world, id_))
+    for _ in range(3):
+        world.step()
     stored(world, id_)
     row = ended(world, id_)
     assert (row.status, row.release_id) == ("succeeded", None)
@@ -186,6 +195,80 @@ def test_a_build_waits_for_no_other_one_s_slug(world: Any) -> None:
     world.engine.end(job(world, ids[0]).id, "complete", 0)
     world.until(lambda: job(world, ids[2]) is not None)
     assert early(world, ids[0]) is not None
+
+
+def test_a_job_that_cannot_wait_for_the_slug_is_not_started_again_and_again(world: Any) -> None:
+    world.engine.behave = waiting
+    app, id_ = started(world)
+    speaks(world, id_)
+    world.engine.end(early(world, id_).id, "failed", 64)  # the program of an older stack does not know how
+    world.until(lambda: early(world, id_) is None)
+    for _ in range(3):
+        world.step()
+    assert early(world, id_) is None
+    stored(world, id_)
+    assert ended(world, id_).status == "succeeded"
+    world.until(lambda: world.status(app, 1) == "succeeded")
+
+
+def test_a_build_goes_on_where_the_engine_refuses_the_job_that_waits(world: Any, monkeypatch: Any) -> None:
+    create = world.engine.create
+
+    def refuses(spec: Any) -> Any:
+        if "blackstart.made_by" in spec.labels:
+            raise EngineRefused("no")
+        return create(spec)
+
+    monkeypatch.setattr(world.engine, "create", refuses)
+    app, id_ = started(world)
+    world.engine.logs[job(world, id_).id] = b"-----> "
+    world.until(lambda: stream(world, id_))
+    stored(world, id_)
+    assert ended(world, id_).status == "succeeded"
+    world.until(lambda: world.status(app, 1) == "succeeded")
+
+
+def test_what_a_lost_build_stored_is_forgotten(world: Any) -> None:
+    world.engine.behave = waiting
+    _, id_ = started(world)
+    speaks(world, id_)
+    stored(world, id_)
+    first = early(world, id_).id
+    world.engine.remove(job(world, id_).id)
+    world.until(lambda: job(world, id_) is not None)
+    assert build(world, id_).failure == LOST
+    assert world.store.objects == {}
+    assert early(world, id_) is None
+    speaks(world, id_)
+    assert early(world, id_).id != first
+
+
+def test_nothing_is_left_when_a_build_s_job_goes_before_the_one_that_waits(world: Any) -> None:
+    world.engine.behave = waiting
+    app, id_ = started(world)
+    speaks(world, id_)
+    stored(world, id_)
+    world.engine.end(job(world, id_).id, "complete", 0)
+    world.until(lambda: build(world, id_).status == "succeeded")
+    world.engine.remove(job(world, id_).id)
+    world.step()
+    world.engine.end(early(world, id_).id, "complete", 0)
+    world.until(lambda: world.status(app, 1) == "succeeded")
+    world.until(lambda: list(world.store.objects) == [f"slugs/{DIGEST}.squashfs"])
+    assert early(world, id_) is None
+
+
+def test_the_store_reads_no_more_than_a_slug_may_have(settings: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("psmgr.store.SLUG_BYTES", 10)
+    store = Store(settings)
+    for data in (b"." * 10, b"." * 11):
+        with Stubber(store._inner) as stubber:
+            stubber.add_response("get_object", {"Body": StreamingBody(io.BytesIO(data), len(data))})
+            if len(data) <= 10:
+                assert store.digest("k") == (hashlib.sha256(data).hexdigest(), 10)
+            else:
+                with pytest.raises(ObjectTooLarge, match="more than the 10 bytes"):
+                    store.digest("k")
 
 
 def test_a_slug_over_the_limit_is_refused(world: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from psmgr import spec
 from psmgr.engine import Task
-from psmgr.fetch import JOB_GRACE_S, Fetcher, Made
+from psmgr.fetch import Fetcher, Made
 
 ONE, TWO = "1" * 64, "2" * 64
 
@@ -172,9 +172,31 @@ def test_a_slug_that_is_still_coming_early_is_not_fetched_a_second_time(settings
     seen(fetcher, engine, made)
     assert fetcher.busy
     assert not fetcher.start(ONE, engine)
-    made = {"b1": Made(ONE, time.time() - settings.fetch_timeout_s - JOB_GRACE_S)}  # a store that does not answer
-    seen(fetcher, engine, made)
+
+
+def test_a_node_that_gets_no_slug_early_holds_up_the_others_once(settings: Any, engine: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("psmgr.fetch.delay", lambda *_, **__: 0.0)
+    engine.behave = lambda _, task: dataclasses.replace(task, phase="complete" if task.node_id == "n1" else "running")
+    fetcher = fetcher_of(settings, engine)
+    job = early(settings, engine)
+    engine.logs[job] = b"dyno: slug that is being built: curl ended with 7, the store answers 000; trying again\n"
+    seen(fetcher, engine, {"b1": Made(ONE, time.time() - settings.fetch_timeout_s + 1)})
+    assert job in engine.running
+    seen(fetcher, engine, {"b1": Made(ONE, time.time() - settings.fetch_timeout_s)})
     assert engine.running == {}
+    assert fetcher.settled() == {ONE}
+    assert fetcher.obstacles[ONE].startswith("the slug could not be fetched on node2: slug that is being built: curl")
+    assert fetcher.start(ONE, engine)
+
+
+def test_a_node_that_came_during_the_build_is_not_waited_for(settings: Any, engine: Any) -> None:
+    """The engine gives a job's tasks to the nodes that were there when it was made."""
+    fetcher = fetcher_of(settings, engine)
+    early(settings, engine)
+    engine.machines.append(dataclasses.replace(engine.machines[0], id="n3", name="node3"))
+    seen(fetcher, engine, {"b1": Made(ONE, time.time())})
+    assert engine.running == {}
+    assert [node.id for node in fetcher.missing(ONE)] == ["n3"]
     assert fetcher.start(ONE, engine)
 
 
