@@ -31,15 +31,7 @@ from psmgr.guard import Guards
 from psmgr.leader import Leader
 from psmgr.plan import SLUG_EXITS
 from psmgr.settings import Settings
-from psmgr.store import (
-    ObjectMissing,
-    ObjectTooLarge,
-    Store,
-    build_keys,
-    cache_key,
-    slug_key,
-    source_key,
-)
+from psmgr.store import ObjectMissing, ObjectTooLarge, Store, build_keys, cache_key, slug_key, source_key
 
 log = logging.getLogger(__name__)
 

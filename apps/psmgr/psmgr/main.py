@@ -31,9 +31,8 @@ from psmgr.wake import Wake, listen
 
 log = logging.getLogger("psmgr")
 RECENT_S = 0.6  # for so long after an event what it tells of may still come: tasks' states, a dyno's first answer
-RETRY_S = (
-    2.0  # after a black start everything waits for the leader, and two process managers ask too little to be a burden
-)
+# After a black start everything waits for the leader, and two process managers ask too little to be a burden.
+RETRY_S = 2.0
 STANDBY_S = 1.0  # no event ends it: what the leader does would have every other one ask the database and the engine too
 
 
