@@ -71,7 +71,10 @@ class Outcome:
 
 
 class Builds:
-    """Starts, follows and ends builds. `wake` is called, in any thread, when there is something to settle."""
+    """Starts, follows and ends builds.
+
+    `lacking` says which nodes have not a slug; `wake` is called, in any thread, when there is something to settle.
+    """
 
     def __init__(
         self,
@@ -80,10 +83,11 @@ class Builds:
         client: redis.Redis,
         sealer: Sealer,
         guards: Guards,
+        lacking: Callable[[str], tuple[Node, ...]],
         wake: Callable[[], None],
     ) -> None:
         self._settings, self._store, self._bus, self._sealer, self._guards = settings, store, client, sealer, guards
-        self._wake = wake
+        self._lacking, self._wake = lacking, wake
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="build")
         self._forwarders: dict[str, output.Forwarder] = {}
         self._ending: dict[str, Future[Outcome]] = {}
@@ -155,6 +159,7 @@ class Builds:
             attempt=attempt,
             slug=self.compiler,
             env=env,
+            lacking=self._lacking(self.compiler),
         )
         try:
             engine.create(job)
@@ -259,7 +264,7 @@ class Builds:
             node = next((node.name for node in engine.nodes() if node.id == task.node_id), "a node that is gone")
             limits = {"timeout": self._settings.build_timeout_s, "memory": self._settings.build_memory_mb}
             return Outcome(text, failure=reason.format(node=node, **limits))
-        return self._verified(id_, text, service.labels.get(spec.COMPILER))
+        return self._verified(id_, text, service.labels.get(spec.SLUG))
 
     def _verified(self, id_: str, text: str, compiler: str | None) -> Outcome:
         """Check what the build stored. Raises StoreUnavailable: then it is tried again."""

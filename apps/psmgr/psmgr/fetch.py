@@ -50,6 +50,8 @@ class Fetcher:
         self._tries: dict[str, tuple[int, float]] = {}
         # When it was last seen there: a dyno that missed it says so for as long as the engine remembers the dyno.
         self.present: dict[tuple[str, str], float] = {}
+        # When a dyno missed it there: one that began before still runs, and proves nothing.
+        self._missed: dict[tuple[str, str], float] = {}
         self.obstacles: dict[str, str] = {}
         # Slugs whose bytes in the object store are not those that their name promises, and when that was asked last.
         self.damaged: dict[str, float] = {}
@@ -73,6 +75,7 @@ class Fetcher:
         self._ready = tuple(node for node in nodes if node.state == "ready")
         known = {node.id for node in nodes}
         self.present = {pair: seen for pair, seen in self.present.items() if pair[0] in known}
+        self._missed = {pair: seen for pair, seen in self._missed.items() if pair[0] in known}
         self._started = set()
         jobs = []
         for service in services:
@@ -118,6 +121,7 @@ class Fetcher:
     def forget(self, keep: frozenset[str]) -> None:
         """Know nothing any more of slugs that may have been removed from the nodes."""
         self.present = {pair: seen for pair, seen in self.present.items() if pair[1] in keep}
+        self._missed = {pair: seen for pair, seen in self._missed.items() if pair[1] in keep}
         self._tries = {slug: value for slug, value in self._tries.items() if slug in keep}
         self.obstacles = {slug: value for slug, value in self.obstacles.items() if slug in keep}
 
@@ -133,12 +137,15 @@ class Fetcher:
                 task.phase == "failed" and task.exit_code in SLUG_EXITS and task.since > self._seen(task.node_id, slug)
             ):
                 self.present.pop((task.node_id, slug), None)
+                self._missed[task.node_id, slug] = task.since
 
     def _seen(self, node: str, slug: str) -> float:
-        return self.present.get((node, slug), 0.0)
+        pair = node, slug
+        return max(self.present.get(pair, 0.0), self._missed.get(pair, 0.0))
 
     def _saw(self, pair: tuple[str, str], when: float) -> None:
-        self.present[pair] = max(when, self.present.get(pair, 0.0))
+        if when > self._missed.get(pair, 0.0):
+            self.present[pair] = max(when, self.present.get(pair, 0.0))
 
     def _end(self, slug: str, service: Service, age: float, engine: Engine) -> bool:
         """Remove the job if it ended or had its time; return whether it was. `age` is that of its work, in seconds.

@@ -73,8 +73,9 @@ class Reconciler:
         self._guards = Guards()
         self._fetcher = Fetcher(settings, store.slug_url)
         self._board = RouteBoard(client, ack_s=settings.ack_s, drain_s=settings.drain_s)
-        self._builds = Builds(settings, store, client, self._sealer, self._guards, wake)
-        self._one_offs = OneOffs(settings, self._sealer, self._guards)
+        lacking = self._fetcher.missing
+        self._builds = Builds(settings, store, client, self._sealer, self._guards, lacking, wake)
+        self._one_offs = OneOffs(settings, self._sealer, self._guards, lacking)
         self._restarts = Restarts(settings, self._guards)
         self._observer = observe.Observer()
         self._ports = observe.Ports()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -17,17 +18,22 @@ from psmgr.desired import Desired, WantedOneOff
 from psmgr.engine import Engine, EngineError, NameTaken, Node, Service, ServiceSpec, Task
 from psmgr.guard import Guards
 from psmgr.leader import Leader
+from psmgr.plan import SLUG_EXITS
 from psmgr.settings import Settings
 
 log = logging.getLogger(__name__)
 STOPPED_EXIT = 143
+NOT_BEGUN = 4  # so often a dyno that found no slug on its node is started on another
 
 
 class OneOffs:
-    """Starts, watches and ends one-off dynos."""
+    """Starts, watches and ends one-off dynos. `lacking` says which nodes have not a slug."""
 
-    def __init__(self, settings: Settings, sealer: Sealer, guards: Guards) -> None:
-        self._settings, self._sealer, self._guards = settings, sealer, guards
+    def __init__(
+        self, settings: Settings, sealer: Sealer, guards: Guards, lacking: Callable[[str], tuple[Node, ...]]
+    ) -> None:
+        self._settings, self._sealer, self._guards, self._lacking = settings, sealer, guards, lacking
+        self._not_begun: Counter[str] = Counter()
         self.busy = False
 
     def step(
@@ -54,6 +60,7 @@ class OneOffs:
             work = partial(self._one, dyno, existing.get(id_), names, engine, leader)
             self._guards.run(f"one-off {id_}", work)
         self.busy = bool(wanted)
+        self._not_begun = Counter({id_: times for id_, times in self._not_begun.items() if id_ in wanted})
         return frozenset(missing)
 
     def _one(
@@ -110,6 +117,7 @@ class OneOffs:
                 stack=release.slug.stack,
                 size=row.size,
                 config=config | own,
+                lacking=self._lacking(release.slug.sha256),
             )
 
     def _running(self, dyno: WantedOneOff, task: Task | None, nodes: dict[str, Node], leader: Leader) -> None:
@@ -120,6 +128,12 @@ class OneOffs:
 
     def _end(self, dyno: WantedOneOff, service: Service, task: Task, engine: Engine, leader: Leader) -> None:
         text = self._output(service, engine)
+        if _never_began(task, text) and self._not_begun[str(dyno.id)] < NOT_BEGUN:
+            self._not_begun[str(dyno.id)] += 1
+            self._write(dyno, leader, state="pending")
+            engine.remove(service.id)
+            log.info("one-off app=%s dyno=%s begins elsewhere: its node had no slug", dyno.app, dyno.name)
+            return
         if task.phase == "failed" and task.exit_code is None:
             text += f"{task.message}\n"
         state = "complete" if task.phase == "complete" else "failed"
@@ -162,3 +176,8 @@ class OneOffs:
             row.output = text if text is not None else row.output
             row.task = task if task is not None else row.task
             row.node = node if node is not None else row.node
+
+
+def _never_began(task: Task, text: str) -> bool:
+    """Return whether the slug was missing. The command may end with the same status: only the dyno's words tell."""
+    return task.phase == "failed" and task.exit_code in SLUG_EXITS and text.startswith("dyno: slug ")

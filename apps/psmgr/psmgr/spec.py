@@ -6,13 +6,13 @@ Nothing in a service's description expires: it holds no URL and no credential bu
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from urllib.parse import urlsplit
 
 from blackstart.model.component import Component, Process
 from blackstart.model.dyno import CAPABILITIES, ENTRY, SLUGS, TRUST_DIR, TRUST_ENV
 from blackstart.model.sizes import DEFAULT, SIZES
-from psmgr.engine import Limits, Mode, Mount, Port, ServiceSpec, Task
+from psmgr.engine import Limits, Mode, Mount, Node, Port, ServiceSpec, Task
 from psmgr.settings import SLUG_BYTES, Settings
 
 ENGINE_SOCKET = "/var/run/docker.sock"
@@ -24,8 +24,8 @@ STOP_GRACE_S = 30
 
 PLATFORM, KIND = "blackstart.platform", "blackstart.kind"
 APP, APP_ID, PROCESS, VERSION = "blackstart.app", "blackstart.app_id", "blackstart.process", "blackstart.version"
-SLUG, BUILD, DYNO_ID, NODE = "blackstart.slug", "blackstart.build", "blackstart.dyno", "blackstart.node"
-COMPILER = "blackstart.compiler"  # the slug that a build runs
+SLUG = "blackstart.slug"  # what the dynos run (a build's: the compiler's), or what a job fetches
+BUILD, DYNO_ID, NODE = "blackstart.build", "blackstart.dyno", "blackstart.node"
 MADE_BY = "blackstart.made_by"  # the build whose slug a job waits for
 TASK = "blackstart.task"
 HELD = "blackstart.held"  # an operator stopped it for a while; see blackstart/hold.py
@@ -135,13 +135,17 @@ def one_off_spec(
     stack: str,
     size: str,
     config: Mapping[str, str],
+    lacking: Iterable[Node],
 ) -> ServiceSpec:
-    """Return the job of a one-off dyno. It gets the app's network and config, but no volume, port or socket."""
+    """Return the job of a one-off dyno. It gets the app's network and config, but no volume, port or socket.
+
+    It starts on none of the nodes in `lacking`: these have not the slug.
+    """
     process = Process() if component is None else component.process(process_type)
     network = _network(settings, component, process)
     return ServiceSpec(
         name=short(f"{settings.platform}_{app}_run_{dyno_id}"),
-        labels=_labels(settings, "one-off", app, app_id) | {DYNO_ID: dyno_id},
+        labels=_labels(settings, "one-off", app, app_id) | {DYNO_ID: dyno_id, SLUG: slug},
         image=settings.stack_build if process.stack == "build" else stack,
         command=(*ENTRY, "start", command),
         env=_environment(config, slug, dyno_name),
@@ -149,6 +153,7 @@ def one_off_spec(
         mode="job",
         network=network,
         mounts=_base_mounts(),
+        constraints=_elsewhere(lacking),
         capabilities=CAPABILITIES,
     )
 
@@ -162,17 +167,22 @@ def build_spec(
     attempt: int,
     slug: str,
     env: Mapping[str, str],
+    lacking: Iterable[Node],
 ) -> ServiceSpec:
-    """Return the job of a build: `compile`'s slug in the build stack, on the node's own bridge, with limits."""
+    """Return the job of a build: `compile`'s slug in the build stack, on the node's own bridge, with limits.
+
+    It starts on none of the nodes in `lacking`: these have not the compiler's slug.
+    """
     return ServiceSpec(
         name=short(f"{settings.platform}_build_{build_id}_{attempt}"),
-        labels=_labels(settings, "build", app, app_id) | {BUILD: build_id, VERSION: str(attempt), COMPILER: slug},
+        labels=_labels(settings, "build", app, app_id) | {BUILD: build_id, VERSION: str(attempt), SLUG: slug},
         image=settings.stack_build,
         command=(*ENTRY, "start", "bin/build"),
         env=_environment(env, slug, f"build.{attempt}") | {"BLACKSTART_HOME": "/compile"},
         limits=Limits(settings.build_memory_mb, settings.build_cpus, settings.build_pids),
         mode="job",
         mounts=_base_mounts(),
+        constraints=_elsewhere(lacking),
         hosts=public_hosts(settings),
         capabilities=CAPABILITIES,
     )
@@ -325,3 +335,7 @@ def _mounts(settings: Settings, app: str, process: Process) -> tuple[Mount, ...]
 def _constraints(app: str, process: Process) -> tuple[str, ...]:
     volume = (f"node.labels.blackstart.{app}==true",) if process.volume else ()
     return (*volume, *(("node.role==manager",) if process.managers else ()))
+
+
+def _elsewhere(lacking: Iterable[Node]) -> tuple[str, ...]:
+    return tuple(f"node.id!={node.id}" for node in lacking)

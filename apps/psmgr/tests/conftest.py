@@ -246,7 +246,8 @@ class FakeEngine:
     def end(self, service_id: str, phase: TaskPhase, exit_code: int, message: str = "") -> None:
         """Let a job's task end."""
         service = self.running[service_id]
-        tasks = tuple(dataclasses.replace(t, phase=phase, exit_code=exit_code, message=message) for t in service.tasks)
+        ended: dict[str, Any] = {"phase": phase, "exit_code": exit_code, "message": message, "since": time.time()}
+        tasks = tuple(dataclasses.replace(task, **ended) for task in service.tasks)
         self.running[service_id] = dataclasses.replace(service, tasks=tasks)
 
     def close(self) -> None:

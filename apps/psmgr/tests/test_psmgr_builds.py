@@ -281,7 +281,7 @@ def test_a_slug_over_the_limit_is_refused(world: Any) -> None:
 
 def test_a_slug_keeps_how_it_was_made(world: Any) -> None:
     _, id_ = started(world)
-    compiler = job(world, id_).labels["blackstart.compiler"]
+    compiler = job(world, id_).labels["blackstart.slug"]
     assert world.engine.specs[job(world, id_).id].env["BLACKSTART_SLUG"] == compiler
     stored(world, id_)
     row = ended(world, id_)
@@ -448,6 +448,35 @@ def test_a_one_off_is_stopped_on_request_and_at_its_limit(world: Any) -> None:
         session.execute(update(Dyno).where(Dyno.id == stopped).values(stop_requested=True))
     world.until(lambda: dyno(world, stopped).state == "failed" and run(world, stopped) is None)
     assert dyno(world, stopped).exit_code == 143
+
+
+def test_a_one_off_whose_node_lost_the_slug_begins_elsewhere(world: Any) -> None:
+    app = world.app("shop")
+    world.release(app)
+    id_ = one_off(world, app)
+    world.until(lambda: dyno(world, id_).state == "up")
+    first = run(world, id_).id
+    (task,) = world.engine.running[first].tasks
+    slug = world.engine.specs[first].env["BLACKSTART_SLUG"]
+    world.engine.behave = lambda spec, task: (
+        task if spec.mode != "global-job" else dataclasses.replace(task, phase="failed", exit_code=44)
+    )
+    world.engine.logs[first] = f"dyno: slug {slug} is not on this node\n".encode()
+    world.engine.end(first, "failed", 44)
+    world.until(lambda: run(world, id_) is not None and run(world, id_).id != first)
+    assert world.engine.specs[run(world, id_).id].constraints == (f"node.id!={task.node_id}",)
+    assert (dyno(world, id_).exit_code, dyno(world, id_).output) == (None, "")
+
+
+def test_a_one_off_that_ends_with_the_status_of_a_missing_slug_has_ended(world: Any) -> None:
+    app = world.app("shop")
+    world.release(app)
+    id_ = one_off(world, app)
+    world.until(lambda: dyno(world, id_).state == "up")
+    world.engine.logs[run(world, id_).id] = b"forty-four\n"
+    world.engine.end(run(world, id_).id, "failed", 44)
+    world.until(lambda: dyno(world, id_).state == "failed")
+    assert (dyno(world, id_).exit_code, dyno(world, id_).output) == (44, "forty-four\n")
 
 
 def test_a_one_off_of_an_app_without_a_slug_says_so(world: Any) -> None:

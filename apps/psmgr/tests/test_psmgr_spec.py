@@ -177,7 +177,9 @@ def test_nothing_in_a_service_expires_or_names_a_store() -> None:
 
 def test_a_build_gets_its_own_urls_and_no_credential() -> None:
     env = {"SOURCE_URL": "https://objects.t.internal/t/sources/1?X-Amz-Signature=x"}
-    made = spec.build_spec(SETTINGS, app="shop", app_id=APP_ID, build_id="b", attempt=1, slug="c" * 64, env=env)
+    made = spec.build_spec(
+        SETTINGS, app="shop", app_id=APP_ID, build_id="b", attempt=1, slug="c" * 64, env=env, lacking=()
+    )
     assert set(made.env) == {"SOURCE_URL", "BLACKSTART_SLUG", "BLACKSTART_HOME", "DYNO", "NODE", *spec.TRUST_ENV}
     assert made.network is None
     assert made.hosts == ("10.0.0.1 objects.t.internal", "10.0.0.2 objects.t.internal")
