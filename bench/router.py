@@ -175,7 +175,8 @@ def ours(folder: Path, port: int, backend: int, threads: int) -> tuple[list[str]
         "ROUTER_THREADS": str(threads),
         "HTTP_PORT": str(port),
     }
-    return [sys.executable, "-m", "router"], environment
+    # -P: in this folder, `router` would be this very file, which would start itself without end (seen)
+    return [sys.executable, "-P", "-m", "router"], environment
 
 
 def traefik(folder: Path, port: int, backend: int) -> tuple[list[str], dict[str, str]] | None:

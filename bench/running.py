@@ -23,20 +23,21 @@ UP_SECONDS = 1500
 
 
 @contextlib.contextmanager
-def platform(*, nodes: int = 3) -> Iterator[Platform]:
-    """Yield a platform that is up: a new one of `nodes` nodes, or $BLACKSTART_BENCH_STATE's, whatever it has."""
+def platform(*, nodes: int = 3, root: Path = ROOT) -> Iterator[Platform]:
+    """Yield a platform that is up: a new one of `nodes` nodes, made of the checkout in `root`, or $BLACKSTART_BENCH_STATE's."""
     kept = os.environ.get("BLACKSTART_BENCH_STATE")
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update({"BLACKSTART_STATE": kept or folder, "BLACKSTART_PLATFORM": NAME})
         try:
             if kept is None:
-                _blackstart("up", "--subnet", SUBNET, "--nodes", str(nodes))
+                blackstart("up", "--subnet", SUBNET, "--nodes", str(nodes), root=root)
             yield Platform(load_inventory(ROOT / "inventories" / "local.py"), State.of(NAME))
         finally:
             if kept is None:
-                _blackstart("down")
+                blackstart("down")
 
 
-def _blackstart(*arguments: str) -> None:
+def blackstart(*arguments: str, root: Path = ROOT) -> None:
+    """Run a command of `bootstrap.py` on the platform, with the checkout in `root`."""
     argv = [sys.executable, "-m", "blackstart", *arguments, "--platform", NAME]
-    subprocess.run(argv, cwd=ROOT, check=True, timeout=UP_SECONDS, stdout=subprocess.DEVNULL)
+    subprocess.run(argv, cwd=root, check=True, timeout=UP_SECONDS, stdout=subprocess.DEVNULL)

@@ -32,7 +32,6 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from blackstart.client import Client, Endpoint
 from blackstart.dynos import run_argv
 from blackstart.errors import BlackstartError, ProofError
 from blackstart.model import dyno
@@ -43,6 +42,13 @@ SERVICES = ("psmgr", "api", "objects")
 MOVE_SECONDS = 3600
 COMMAND_SECONDS = 120
 READY = "/tmp/ready"  # noqa: S108 - in the container
+MOVERS = ("postgres", "objects")
+SERVING = """
+SELECT DISTINCT ON (apps.name) apps.name || '=' || slugs.sha256
+FROM apps JOIN releases ON releases.app_id = apps.id JOIN slugs ON slugs.id = releases.slug_id
+WHERE apps.name IN ('postgres', 'objects') AND releases.status = 'succeeded'
+ORDER BY apps.name, releases.version DESC
+"""
 
 Program = Callable[[str, dict[str, str], int], str]
 """Runs a shell command with variables and a deadline in seconds; returns what it printed."""
@@ -73,8 +79,6 @@ class Order:
     target_store: Store
     source_database: str
     target_database: str
-    endpoint: Endpoint
-    token: str
     owner: str
     """Who becomes the control plane, in the epoch's marker: the fingerprint of the platform's CA."""
 
@@ -89,7 +93,6 @@ class Order:
                 **raw,
                 "source_store": Store(**raw["source_store"]),
                 "target_store": Store(**raw["target_store"]),
-                "endpoint": Endpoint(**raw["endpoint"]),
                 "ca": Path(raw["ca"]),
             }
         )
@@ -104,7 +107,7 @@ def apply(order: Order) -> None:
 
 
 def _move(order: Order) -> None:
-    slugs = _component_slugs(order)
+    slugs = component_slugs()
     for sha in slugs.values():
         _fetch_slug(order.source_store, order.ca, sha)
     say("the programs that move are here")
@@ -228,10 +231,17 @@ def _retire() -> None:
     run(["systemctl", "disable", "--now", "--quiet", *units])
 
 
-def _component_slugs(order: Order) -> dict[str, str]:
-    """Return the slugs of the two components whose programs do the move."""
-    with Client(order.endpoint, token=order.token, ca=order.ca) as client:
-        return {name: client.running_slug(name) for name in ("postgres", "objects")}
+def component_slugs() -> dict[str, str]:
+    """Return the slugs of the two components whose programs do the move.
+
+    Stage 0's database is asked, not its API: that refuses all once another control plane acts, and a move that was killed
+    just then has still to be finished.
+    """
+    found = dict(line.split("=") for line in _local_sql(SERVING).split())
+    missing = [name for name in MOVERS if name not in found]
+    if missing:
+        raise BlackstartError(f"no release of {', '.join(missing)} runs", fix="run `up` again: stage 1 comes first")
+    return found
 
 
 def _fetch_slug(store: Store, ca: Path, sha: str) -> None:

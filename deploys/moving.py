@@ -12,7 +12,7 @@ from pyinfra.operations import files
 
 from blackstart import certificate
 from blackstart.ownership import identity
-from blackstart.platform import STAGE0_API_PORT, TRUST
+from blackstart.platform import TRUST
 from deploys.control_plane import PYTHON, SETTINGS
 from deploys.lib import operations
 from deploys.lib.context import for_stage0, me, platform
@@ -74,8 +74,6 @@ def _order() -> dict[str, object]:
         "target_store": _store(target),
         "source_database": f"postgresql://platform:{known.secrets['stage0_database_password']}@/platform?host=/var/run/postgresql",
         "target_database": target["DATABASE_URL"].replace("postgresql+psycopg://", "postgresql://"),
-        "endpoint": {"host": "localhost", "address": "127.0.0.1", "port": STAGE0_API_PORT},
-        "token": known.secrets["api_token"],
         "owner": identity(known.state)["ca"],
         "ca": f"{TRUST}/ca.pem",
     }

@@ -5,7 +5,7 @@ All data and their defaults are in blackstart/settings.py; data of all hosts go 
 """
 
 _all = {
-    "platform": "prod",  # 1 to 12 letters and digits; prefixes all that could collide
+    "platform": "prod",  # 3 to 12 letters and digits; prefixes all that could collide
     "domain": "platform.example",  # apps answer at <app>.<domain>: point *.<domain> at the runtime hosts
     "ssh_user": "admin",  # or root; a user needs sudo without a password, and then also:
     "_sudo": True,

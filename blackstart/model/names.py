@@ -2,7 +2,7 @@
 
 import re
 
-PLATFORM = re.compile(r"[a-z][a-z0-9]{0,11}")
+PLATFORM = re.compile(r"[a-z][a-z0-9]{2,11}")  # it names a bucket, too
 APP = re.compile(r"[a-z][a-z0-9-]{1,28}[a-z0-9]")
 PROCESS_TYPE = re.compile(r"[a-z][a-z0-9_-]{0,29}")
 CONFIG_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
@@ -19,7 +19,7 @@ class NameRefused(ValueError):
 
 def platform_name(value: str) -> str:
     """Return `value` when it names a platform."""
-    return _matching(value, PLATFORM, "platform name", "a lower-case letter, then up to 11 letters or digits")
+    return _matching(value, PLATFORM, "platform name", "3 to 12 characters: a lower-case letter, then letters or digits")
 
 
 def app_name(value: str) -> str:

@@ -330,6 +330,22 @@ def test_a_component_compiles_to_the_same_bytes_on_another_node(
     assert difference.difference(tmp_path / "one", tmp_path / "other") is None
 
 
+def test_a_debian_package_that_is_left_out_is_not_in_the_slug(site: Site, compiler: str, tmp_path: Path) -> None:
+    app = tmp_path / "app"
+    app.mkdir()
+    (app / "Aptfile").write_text("libjson-perl\n!perl\n")
+    (app / "Procfile").write_text("web: ls\n")
+    built = build(site, compiler, folder_source(app).data)
+    assert built.code == 0, built.output
+    assert "       Left out: perl\n" in built.output
+    (tmp_path / "slug").write_bytes(built.slug)
+    listed = subprocess.run(
+        ["unsquashfs", "-l", str(tmp_path / "slug")], capture_output=True, text=True, check=True
+    ).stdout
+    assert "/.apt/usr/share/perl5/JSON.pm\n" in listed
+    assert "/.apt/usr/bin/perl\n" not in listed
+
+
 @pytest.mark.parametrize(
     ("fixture", "reason"),
     [

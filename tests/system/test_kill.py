@@ -19,6 +19,8 @@ from bench.faults import Rehearsal, Up, picture, says
 from blackstart.client import wait_for
 from blackstart.remote import connected
 from blackstart.sources import checkout_root, component_names
+from deploys.control_plane import PYTHON, SETTINGS
+from deploys.moving import ORDER
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(1200)]
 
@@ -131,6 +133,23 @@ def test_killed_in_the_middle_of_the_pivot_whose_program_goes_on(it, older):
     """It starts over; then a third run waits for it or goes on after it: two pivots never move at once."""
     kill_when(it, it.runs(MOVING))
     shutil.copytree(it.state.folder, older)
+
+
+def test_a_hand_over_that_stage_0_does_not_know_of_is_finished(it):
+    """As when the move is killed just after it: stage 0's database says `moving`, and its API sees the later epoch and refuses."""
+    up = it.start("--until", "pivot")
+    assert up.end() == 0, up.error()
+    ask = f"{PYTHON} -m blackstart.components check {SETTINGS}/components.json"
+    sql = ["runuser", "-u", "postgres", "--", "psql", "-d", "platform", "-qtAX", "-c"]
+    with connected(it.platform.inventory.stage0) as stage0:
+        stage0.check([*sql, "UPDATE platform SET stage = 'moving'"])
+        stage0.check(["systemctl", "start", "blackstart-objects.service", "blackstart-api.service"])
+        wait_for(
+            lambda: "runs its own control plane" in stage0.run(["sh", "-c", ask]).err or None, "a refusal", seconds=60
+        )
+        stage0.check(["sh", "-c", f"{PYTHON} -m blackstart.pivot {ORDER}"], seconds=120)
+        assert stage0.check([*sql, "SELECT stage FROM platform"]).strip() == "moved"
+        assert stage0.run(["systemctl", "is-active", "blackstart-api.service"]).out.strip() == "inactive"
 
 
 def test_killed_during_teardown(it):

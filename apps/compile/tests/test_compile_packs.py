@@ -255,14 +255,20 @@ def test_a_python_that_the_stack_has_is_taken(app: Make, wanted: str, monkeypatc
 
 
 def test_an_aptfile_names_packages_and_versions() -> None:
-    assert apt.parse_aptfile("# pictures\nlibvips42\n\njq=1.7.1-6+deb13u4  # pinned\ng++\n") == [
-        "libvips42",
-        "jq=1.7.1-6+deb13u4",
-        "g++",
-    ]
+    assert apt.parse_aptfile("# pictures\nlibvips42\n\njq=1.7.1-6+deb13u4  # pinned\ng++\n!perl\n") == apt.Aptfile(
+        ("libvips42", "jq=1.7.1-6+deb13u4", "g++"), ("perl",)
+    )
 
 
-@pytest.mark.parametrize("line", ["https://x/y.deb", ":repo:deb http://x y z", "-oX=y", "a;b", "A", "jq=$(id)"])
+def test_an_aptfile_that_names_what_it_leaves_out_is_refused() -> None:
+    with pytest.raises(AppRefused) as refused:
+        apt.parse_aptfile("jq=1.7\n!jq\n")
+    assert refused.value.what == "The Aptfile names a package and leaves it out: jq"
+
+
+@pytest.mark.parametrize(
+    "line", ["https://x/y.deb", ":repo:deb http://x y z", "-oX=y", "a;b", "A", "jq=$(id)", "!", "!A", "!jq=1"]
+)
 def test_an_aptfile_line_that_is_no_package_is_refused(line: str) -> None:
     with pytest.raises(AppRefused) as refused:
         apt.parse_aptfile(f"jq\n{line}\n")

@@ -129,7 +129,7 @@ def database(postgres_url: str) -> Iterator[str]:
     engine = create_engine(url, poolclass=NullPool)
     Base.metadata.create_all(engine)
     with Session(engine) as session, session.begin():
-        session.add(Platform(id=1, name="t", domain="t.internal", stage="self-hosted"))
+        session.add(Platform(id=1, name="tst", domain="tst.internal", stage="self-hosted"))
     yield url
     with admin.connect() as connection:
         connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
@@ -147,15 +147,15 @@ def client(redis_url: str) -> Iterator[redis.Redis]:
 @pytest.fixture
 def settings(redis_url: str, database: str) -> Settings:
     return Settings(
-        platform="t",
-        domain="t.internal",
+        platform="tst",
+        domain="tst.internal",
         database_url=database,
         bus_url=redis_url,
         objects_url="http://objects:8333",
-        objects_public_url="http://objects.t.internal",
+        objects_public_url="http://objects.tst.internal",
         objects_key="k",
         objects_secret="s",
-        objects_bucket="t",
+        objects_bucket="tst",
         secret_key=new_key(),
         stack=STACK,
         stack_build=STACK_BUILD,
@@ -295,10 +295,10 @@ class FakeStore:
         self.largest = 100
 
     def slug_url(self, slug: str) -> str:
-        return f"http://objects:8333/t/slugs/{slug}.squashfs?X-Amz-Signature=s"
+        return f"http://objects:8333/tst/slugs/{slug}.squashfs?X-Amz-Signature=s"
 
     def made_url(self, build_id: str, seconds: int) -> str:
-        return f"http://objects:8333/t/builds/{build_id}/slug?X-Amz-Expires={seconds}"
+        return f"http://objects:8333/tst/builds/{build_id}/slug?X-Amz-Expires={seconds}"
 
     def public_get(self, key: str, seconds: int) -> str:
         return f"get:{key}"

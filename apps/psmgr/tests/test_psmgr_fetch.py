@@ -14,7 +14,7 @@ ONE, TWO = "1" * 64, "2" * 64
 
 
 def seen(fetcher: Fetcher, engine: Any, made: dict[str, Made] | None = None) -> None:
-    fetcher.observe(engine.services("t"), engine.nodes(), made or {}, engine)
+    fetcher.observe(engine.services("tst"), engine.nodes(), made or {}, engine)
 
 
 def jobs(engine: Any) -> int:
@@ -52,7 +52,7 @@ def test_a_fresh_node_alone_is_asked(settings: Any, engine: Any) -> None:
 
 def test_what_runs_was_there(settings: Any, engine: Any) -> None:
     fetcher = fetcher_of(settings, engine)
-    labels = {spec.PLATFORM: "t", spec.KIND: "process", spec.SLUG: ONE}
+    labels = {spec.PLATFORM: "tst", spec.KIND: "process", spec.SLUG: ONE}
     made = engine.create(dataclasses.replace(spec.fetch_spec(settings, slug=ONE, url="u", node_id=None), labels=labels))
     running = (Task("a", 1, "n1", "running", since=10.0),)
     engine.running[made] = dataclasses.replace(engine.running[made], tasks=running)
@@ -65,7 +65,7 @@ def test_a_dyno_that_missed_its_slug_is_believed_once(settings: Any, engine: Any
     fetcher.start(ONE, engine)
     seen(fetcher, engine)
     later = max(fetcher.present.values()) + 1
-    labels = {spec.PLATFORM: "t", spec.KIND: "process", spec.SLUG: ONE}
+    labels = {spec.PLATFORM: "tst", spec.KIND: "process", spec.SLUG: ONE}
     made = engine.create(dataclasses.replace(spec.fetch_spec(settings, slug=TWO, url="u", node_id=None), labels=labels))
     missed = (Task("a", 1, "n1", "failed", since=later, exit_code=44),)
     engine.running[made] = dataclasses.replace(engine.running[made], tasks=missed)

@@ -114,8 +114,8 @@ class Program:
 
     def __init__(self, settings: Any, **env: str) -> None:
         values = {
-            "PLATFORM": "t",
-            "DOMAIN": "t.internal",
+            "PLATFORM": "tst",
+            "DOMAIN": "tst.internal",
             "DATABASE_URL": settings.database_url,
             "BUS_URL": settings.bus_url,
             "OBJECTS_URL": "http://127.0.0.1:9",

@@ -28,8 +28,8 @@ def test_a_release_becomes_a_service_and_a_route(world: Any) -> None:
     app = world.app("shop")
     world.release(app)
     world.until(lambda: world.status(app, 1) == "succeeded" and world.routes().get("hosts"))
-    service = world.engine.named("t_shop_web_v1")
-    assert world.routes()["hosts"] == {"shop.t.internal": "shop"}
+    service = world.engine.named("tst_shop_web_v1")
+    assert world.routes()["hosts"] == {"shop.tst.internal": "shop"}
     (server,) = world.routes()["apps"]["shop"]["servers"]
     assert server == {
         "id": service.tasks[0].id,
@@ -44,7 +44,7 @@ def test_a_new_release_takes_over_only_when_routers_know_it(world: Any) -> None:
     world.release(app)
     world.until(lambda: world.status(app, 1) == "succeeded" and world.routes().get("hosts"))
     world.ack()
-    old = world.engine.named("t_shop_web_v1").tasks[0].id
+    old = world.engine.named("tst_shop_web_v1").tasks[0].id
     world.release(app, slug="2" * 64)
     world.until(lambda: not is_routed(world, old))
     world.ack(sessions={old: 1})
@@ -53,9 +53,9 @@ def test_a_new_release_takes_over_only_when_routers_know_it(world: Any) -> None:
     assert states[old] == "drain"
     assert sorted(states.values()) == ["drain", "ready"]
     world.step()
-    assert world.engine.named("t_shop_web_v1") is not None
+    assert world.engine.named("tst_shop_web_v1") is not None
     world.ack(sessions={old: 0})
-    world.until(lambda: world.engine.named("t_shop_web_v1") is None)
+    world.until(lambda: world.engine.named("tst_shop_web_v1") is None)
     world.until(lambda: len(world.routes()["apps"]["shop"]["servers"]) == 1)
 
 
@@ -74,7 +74,7 @@ def taking_over(world: Any, types: dict[str, str] | None = None) -> tuple[Any, s
         world.scale(app, type_, 1)
     world.until(lambda: world.status(app, 1) == "succeeded")
     world.ack()
-    old = world.engine.named("t_shop_web_v1").tasks[0].id
+    old = world.engine.named("tst_shop_web_v1").tasks[0].id
     world.release(app, slug="2" * 64, types=types)
     world.until(lambda: not is_routed(world, old))
     return app, old
@@ -85,11 +85,11 @@ def test_a_release_succeeds_once_every_router_uses_it(world: Any) -> None:
     app = world.app("shop")
     world.release(app)
     world.until(lambda: world.status(app, 1) == "succeeded")
-    assert world.routes()["hosts"] == {"shop.t.internal": "shop"}
+    assert world.routes()["hosts"] == {"shop.tst.internal": "shop"}
     world.ack()
     world.release(app, slug="2" * 64)
-    world.until(lambda: world.engine.named("t_shop_web_v2"))
-    new = world.engine.named("t_shop_web_v2").tasks[0].id
+    world.until(lambda: world.engine.named("tst_shop_web_v2"))
+    new = world.engine.named("tst_shop_web_v2").tasks[0].id
     world.until(lambda: is_routed(world, new))
     for _ in range(5):
         world.step()
@@ -115,8 +115,8 @@ def test_other_apps_do_not_hold_a_release_that_routers_use(world: Any) -> None:
     world.until(lambda: world.status(app, 1) == "succeeded")
     world.ack()
     world.release(app, slug="2" * 64)
-    world.until(lambda: world.engine.named("t_shop_web_v2"))
-    new = world.engine.named("t_shop_web_v2").tasks[0].id
+    world.until(lambda: world.engine.named("tst_shop_web_v2"))
+    new = world.engine.named("tst_shop_web_v2").tasks[0].id
     world.until(lambda: is_routed(world, new))
     version = world.routes()["version"]
     world.release(other, slug="3" * 64)
@@ -128,7 +128,7 @@ def test_other_apps_do_not_hold_a_release_that_routers_use(world: Any) -> None:
 
 def test_a_release_that_crashes_while_routers_take_it_is_given_up(world: Any) -> None:
     app, old = taking_over(world)
-    service = world.engine.named("t_shop_web_v2")
+    service = world.engine.named("tst_shop_web_v2")
     crashed = tuple(dataclasses.replace(service.tasks[0], id=f"x{i}", phase="failed", exit_code=1) for i in range(3))
     world.engine.running[service.id] = dataclasses.replace(service, tasks=crashed)
     world.until(lambda: world.status(app, 2) == "failed")
@@ -150,8 +150,8 @@ def test_without_the_bus_no_web_process_is_taken_away(world: Any, monkeypatch: A
         world.until(lambda: world.status(app, 2) == "succeeded")
         for _ in range(5):
             world.step()
-        assert world.engine.named("t_shop_web_v1") is not None
-    world.until(lambda: world.engine.named("t_shop_web_v1") is None)
+        assert world.engine.named("tst_shop_web_v1") is not None
+    world.until(lambda: world.engine.named("tst_shop_web_v1") is None)
 
 
 def test_the_table_returns_when_the_bus_lost_it(world: Any) -> None:
@@ -176,15 +176,15 @@ def test_a_crashing_release_fails_and_the_old_one_goes_on(world: Any) -> None:
 
     world.engine.behave = crash
     world.release(app, slug="2" * 64, types={"web": "serve"})
-    world.until(lambda: world.engine.named("t_shop_web_v2"))
-    service = world.engine.named("t_shop_web_v2")
+    world.until(lambda: world.engine.named("tst_shop_web_v2"))
+    service = world.engine.named("tst_shop_web_v2")
     crashed = tuple(dataclasses.replace(service.tasks[0], id=f"x{i}") for i in range(3))
     world.engine.running[service.id] = dataclasses.replace(service, tasks=crashed)
-    before = world.engine.named("t_shop_web_v1")
-    world.until(lambda: world.engine.named("t_shop_web_v2") is None)
+    before = world.engine.named("tst_shop_web_v1")
+    world.until(lambda: world.engine.named("tst_shop_web_v2") is None)
     assert world.status(app, 2) == "failed"
     assert "web crashed 3 times (exit code 1)" in world.failure(app, 2)
-    assert world.engine.named("t_shop_web_v1") == before
+    assert world.engine.named("tst_shop_web_v1") == before
 
 
 def test_a_new_process_manager_re_creates_nothing(world: Any) -> None:
@@ -208,12 +208,12 @@ def test_scaling_changes_the_running_service(world: Any) -> None:
     app = world.app("shop")
     world.release(app)
     world.until(lambda: world.status(app, 1) == "succeeded")
-    service = world.engine.named("t_shop_web_v1")
+    service = world.engine.named("tst_shop_web_v1")
     world.scale(app, "web", 3)
     world.until(lambda: len(world.routes()["apps"]["shop"]["servers"]) == 3)
-    assert world.engine.named("t_shop_web_v1").id == service.id
+    assert world.engine.named("tst_shop_web_v1").id == service.id
     world.scale(app, "web", 0)
-    world.until(lambda: world.engine.named("t_shop_web_v1") is None)
+    world.until(lambda: world.engine.named("tst_shop_web_v1") is None)
 
 
 def test_skipped_releases_are_superseded(world: Any) -> None:
@@ -241,7 +241,7 @@ def test_a_deleted_app_leaves_nothing(world: Any) -> None:
     world.until(lambda: any("_sweep_" in write for write in world.engine.writes))
     assert not any("shop" in name for name in world.engine.names())
     assert list(world.store.objects) == [f"slugs/{'2' * 64}.squashfs"]
-    world.until(lambda: list(world.routes()["hosts"]) == ["other.t.internal"])
+    world.until(lambda: list(world.routes()["hosts"]) == ["other.tst.internal"])
     with world.transaction() as session:
         for column in (App.id, Release.app_id, Slug.app_id, Dyno.app_id):
             assert session.scalars(select(column).where(column == app)).all() == []
@@ -261,7 +261,7 @@ def test_dynos_and_nodes_are_shown(world: Any) -> None:
         ]
         assert [node.name for node in session.scalars(select(Node).order_by(Node.name))] == ["node1", "node2"]
     world.scale(app, "web", 1)
-    world.until(lambda: len(world.engine.named("t_shop_web_v1").tasks) == 1)
+    world.until(lambda: len(world.engine.named("tst_shop_web_v1").tasks) == 1)
     world.step()
     with world.transaction() as session:
         assert session.scalars(select(Dyno.name)).all() == ["web.1"]
@@ -282,11 +282,11 @@ def test_where_two_would_share_a_volume_one_is_replaced_in_one_write(world: Any)
     app = world.app("postgres", component)
     world.release(app, types={"db": "bin/db"})
     world.scale(app, "db", 1)
-    world.until(lambda: world.engine.named("t_postgres_db_v2") or world.status(app, 1) == "succeeded")
+    world.until(lambda: world.engine.named("tst_postgres_db_v2") or world.status(app, 1) == "succeeded")
     world.release(app, slug="2" * 64, types={"db": "bin/db"})
     world.until(lambda: world.status(app, 2) == "succeeded")
     own = [write for write in kinds(world) if "postgres" in write]
-    assert own == ["create t_postgres_db_v1", "replace t_postgres_db_v1 by t_postgres_db_v2"]
+    assert own == ["create tst_postgres_db_v1", "replace tst_postgres_db_v1 by tst_postgres_db_v2"]
 
 
 def test_what_replaced_the_only_dyno_gets_requests_while_the_engine_still_looks(world: Any) -> None:
@@ -297,7 +297,7 @@ def test_what_replaced_the_only_dyno_gets_requests_while_the_engine_still_looks(
     world.until(lambda: world.status(app, 1) == "succeeded")
     world.release(app, slug="2" * 64)
     world.until(lambda: any("replace" in write for write in world.engine.writes))
-    service = world.engine.named("t_shop_web_v1")
+    service = world.engine.named("tst_shop_web_v1")
     world.engine.running[service.id] = dataclasses.replace(service, in_change=True)
     world.until(lambda: is_routed(world, service.tasks[0].id))
     assert world.status(app, 2) == "pending"
@@ -321,9 +321,9 @@ def test_a_router_that_fell_silent_is_waited_for(world: Any) -> None:
     for _ in range(5):
         world.step()
     assert world.status(app, 2) == "pending"
-    assert world.engine.named("t_shop_web_v1") is not None
+    assert world.engine.named("tst_shop_web_v1") is not None
     world.ack()
-    world.until(lambda: world.status(app, 2) == "succeeded" and world.engine.named("t_shop_web_v1") is None)
+    world.until(lambda: world.status(app, 2) == "succeeded" and world.engine.named("tst_shop_web_v1") is None)
 
 
 def test_a_bus_that_came_back_with_an_older_table_gets_the_newest(world: Any) -> None:
@@ -339,7 +339,7 @@ def test_a_bus_that_came_back_with_an_older_table_gets_the_newest(world: Any) ->
 
 def test_a_worker_that_fails_later_does_not_send_requests_back(world: Any) -> None:
     app, old = taking_over(world, {"web": "serve", "worker": "work"})
-    worker = world.engine.named("t_shop_worker_v2")
+    worker = world.engine.named("tst_shop_worker_v2")
     young = tuple(dataclasses.replace(task, since=time.time() + 60) for task in worker.tasks)
     world.engine.running[worker.id] = dataclasses.replace(worker, tasks=young)
     for _ in range(3):
@@ -379,7 +379,7 @@ def three_dynos(world: Any) -> tuple[Any, dict[int, str]]:
     world.scale(app, "web", 3)
     world.until(lambda: world.status(app, 1) == "succeeded" and routed(world) == 3)
     world.step()
-    before = tasks_of(world, "t_shop_web_v1")
+    before = tasks_of(world, "tst_shop_web_v1")
     return app, before
 
 
@@ -389,11 +389,11 @@ def test_a_restarted_dyno_is_stopped_once_and_only_that_one(world: Any) -> None:
     world.until(lambda: marked(world) == [])
     for _ in range(5):
         world.step()
-    after = tasks_of(world, "t_shop_web_v1")
+    after = tasks_of(world, "tst_shop_web_v1")
     assert {slot for slot in before if before[slot] != after[slot]} == {2}
     assert [write for write in world.engine.writes if "_stop_" in write] == [
-        f"create t_stop_{before[2]}",
-        f"remove t_stop_{before[2]}",
+        f"create tst_stop_{before[2]}",
+        f"remove tst_stop_{before[2]}",
     ]
 
 
@@ -407,7 +407,7 @@ def test_all_dynos_restart_one_after_another(world: Any) -> None:
         if not marked(world):
             break
     assert marked(world) == []
-    assert not set(before.values()) & set(tasks_of(world, "t_shop_web_v1").values())
+    assert not set(before.values()) & set(tasks_of(world, "tst_shop_web_v1").values())
     assert fewest >= 2
 
 
@@ -416,28 +416,28 @@ def test_a_new_process_manager_goes_on_with_a_restart(world: Any) -> None:
     world.release(app)
     world.until(lambda: world.status(app, 1) == "succeeded" and world.routes().get("hosts"))
     world.step()
-    before = tasks_of(world, "t_shop_web_v1")
+    before = tasks_of(world, "tst_shop_web_v1")
     restart(world, app, "web.1")
     world.engine.stops = False  # the job was made, and nothing came of it yet
     world.step()
     world.reconciler = world.fresh_reconciler()
     world.step()
     jobs = [service for service in world.engine.running.values() if "_stop_" in service.name]
-    assert [job.name for job in jobs] == [f"t_stop_{before[1]}"]
+    assert [job.name for job in jobs] == [f"tst_stop_{before[1]}"]
     world.engine.stops = True
     world.engine.running[jobs[0].id] = dataclasses.replace(jobs[0], created=jobs[0].created - 1000)
     world.until(lambda: marked(world) == [])
-    assert before != tasks_of(world, "t_shop_web_v1")
+    assert before != tasks_of(world, "tst_shop_web_v1")
 
 
 def test_a_dyno_whose_port_the_engine_forgot_is_restarted(world: Any) -> None:
     app = world.app("shop")
     world.release(app)
     world.until(lambda: world.status(app, 1) == "succeeded" and world.routes().get("hosts"))
-    service = world.engine.named("t_shop_web_v1")
+    service = world.engine.named("tst_shop_web_v1")
     lost = dataclasses.replace(service.tasks[0], id="unknown", ports={}, since=service.created - 100)
     world.engine.running[service.id] = dataclasses.replace(service, tasks=(lost,))
-    world.until(lambda: tasks_of(world, "t_shop_web_v1")[1] != "unknown")
+    world.until(lambda: tasks_of(world, "tst_shop_web_v1")[1] != "unknown")
     world.until(lambda: routed(world) == 1)
 
 
@@ -451,8 +451,8 @@ def test_the_deadline_of_a_release_outlives_its_process_manager(world: Any) -> N
 
     world.engine.behave = slow
     world.release(app, slug="2" * 64)
-    world.until(lambda: world.engine.named("t_shop_web_v2"))
-    service = world.engine.named("t_shop_web_v2")
+    world.until(lambda: world.engine.named("tst_shop_web_v2"))
+    service = world.engine.named("tst_shop_web_v2")
     begun = service.created - world.settings.deploy_timeout_s
     world.engine.running[service.id] = dataclasses.replace(service, created=begun - 1)
     world.step()
@@ -474,7 +474,7 @@ def test_a_damaged_slug_fails_its_release_at_once_and_the_old_one_goes_on(world:
     world.release(app, slug="2" * 64)
     world.until(lambda: world.status(app, 2) == "failed")
     assert "other bytes than its sha256 promises: build the app again" in world.failure(app, 2)
-    assert world.engine.named("t_shop_web_v1") is not None
+    assert world.engine.named("tst_shop_web_v1") is not None
     world.engine.behave = lambda spec, task: task
     world.release(app, slug="2" * 64)
     world.until(lambda: world.status(app, 3) == "succeeded")

@@ -18,12 +18,12 @@ from psmgr.swarm import node_from, service_body, task_from, unix_time
 from blackstart.model.component import Component, parse_component
 
 ENV = {
-    "PLATFORM": "t",
-    "DOMAIN": "t.internal",
+    "PLATFORM": "tst",
+    "DOMAIN": "tst.internal",
     "DATABASE_URL": "postgresql+psycopg://u:p@postgres/platform",
     "BUS_URL": "rediss://:p@bus:6379/0",
     "OBJECTS_URL": "https://objects:8333",
-    "OBJECTS_PUBLIC_URL": "https://objects.t.internal",
+    "OBJECTS_PUBLIC_URL": "https://objects.tst.internal",
     "OBJECTS_KEY": "key",
     "OBJECTS_SECRET": "secret",
     "SECRET_KEY": "c2VjcmV0",
@@ -63,13 +63,13 @@ def test_the_service_of_an_app_as_the_engine_gets_it() -> None:
         "blackstart.app": "shop",
         "blackstart.app_id": APP_ID,
         "blackstart.kind": "process",
-        "blackstart.platform": "t",
+        "blackstart.platform": "tst",
         "blackstart.process": "web",
         "blackstart.slug": "c" * 64,
         "blackstart.version": "7",
     }
     assert service_body(process()) == {
-        "Name": "t_shop_web_v7",
+        "Name": "tst_shop_web_v7",
         "Labels": labels,
         "TaskTemplate": {
             "ContainerSpec": {
@@ -122,10 +122,10 @@ def test_the_service_of_an_app_as_the_engine_gets_it() -> None:
 def test_a_component_with_a_volume_stays_on_its_node() -> None:
     text = component('volume = true\nalias = "db"\nmemory_mb = 640\ncpus = 0.5\nstrategy = "recreate"')
     made = process(text, config={})
-    assert made.network == "t"
+    assert made.network == "tst"
     assert made.alias == "db"
     assert made.constraints == ("node.labels.blackstart.shop==true",)
-    assert made.mounts[2] == Mount("t-shop", "/data", "volume", read_only=False)
+    assert made.mounts[2] == Mount("tst-shop", "/data", "volume", read_only=False)
     assert (made.limits.memory_mb, made.limits.reserved_memory_mb, made.limits.cpus) == (640, 320, 0.5)
     assert made.restart_delay_s == 1
 
@@ -176,13 +176,13 @@ def test_nothing_in_a_service_expires_or_names_a_store() -> None:
 
 
 def test_a_build_gets_its_own_urls_and_no_credential() -> None:
-    env = {"SOURCE_URL": "https://objects.t.internal/t/sources/1?X-Amz-Signature=x"}
+    env = {"SOURCE_URL": "https://objects.tst.internal/tst/sources/1?X-Amz-Signature=x"}
     made = spec.build_spec(
         SETTINGS, app="shop", app_id=APP_ID, build_id="b", attempt=1, slug="c" * 64, env=env, lacking=()
     )
     assert set(made.env) == {"SOURCE_URL", "BLACKSTART_SLUG", "BLACKSTART_HOME", "DYNO", "NODE", *spec.TRUST_ENV}
     assert made.network is None
-    assert made.hosts == ("10.0.0.1 objects.t.internal", "10.0.0.2 objects.t.internal")
+    assert made.hosts == ("10.0.0.1 objects.tst.internal", "10.0.0.2 objects.tst.internal")
     assert made.image == ENV["STACK_BUILD"]
     body = service_body(made)
     assert body["Mode"] == {"ReplicatedJob": {"MaxConcurrent": 1, "TotalCompletions": 1}}
@@ -196,7 +196,7 @@ def test_a_build_gets_its_own_urls_and_no_credential() -> None:
 
 @pytest.mark.parametrize(
     ("url", "network"),
-    [("https://objects:8333", "t"), ("https://10.0.0.9:8333", None), ("https://s3.example.org", None)],
+    [("https://objects:8333", "tst"), ("https://10.0.0.9:8333", None), ("https://s3.example.org", None)],
 )
 def test_the_fetch_job_is_on_the_network_where_the_store_is(url: str, network: str | None) -> None:
     settings = dataclasses.replace(SETTINGS, objects_url=url)
@@ -260,7 +260,7 @@ def test_the_engines_answers_are_read() -> None:
             "NodeID": "n",
             "DesiredState": "running",
             "NetworksAttachments": [
-                {"Network": {"Spec": {"Name": "t"}}, "Addresses": ["10.1.0.5/24"]},
+                {"Network": {"Spec": {"Name": "tst"}}, "Addresses": ["10.1.0.5/24"]},
                 {"Network": {"Spec": {"Name": "host"}}},
             ],
             "Status": {
@@ -290,9 +290,9 @@ def test_times_with_any_number_of_digits_are_read(fraction: str) -> None:
 
 
 def test_the_job_that_stops_a_dyno_names_its_container_and_node_and_gets_nothing_else() -> None:
-    task = Task("task1", 2, "n1", "running", container="t_shop_web_v3.2.task1")
+    task = Task("task1", 2, "n1", "running", container="tst_shop_web_v3.2.task1")
     made = spec.stop_spec(SETTINGS, task)
-    assert made.command[-1] == "http://engine/containers/t_shop_web_v3.2.task1/stop?t=30"
+    assert made.command[-1] == "http://engine/containers/tst_shop_web_v3.2.task1/stop?t=30"
     assert made.constraints == ("node.id==n1",)
     assert (made.mode, made.env, made.capabilities, made.network) == ("job", {}, (), None)
     assert [mount.source for mount in made.mounts] == ["/var/run/docker.sock"]

@@ -10,7 +10,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 import sysconfig
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from compiler import kit, output
@@ -22,10 +25,20 @@ RUN_STACK_STATUS = Path("/usr/lib/blackstart/run-stack.dpkg-status")
 """dpkg's status of the run stack, kept in the build stack; without it the build stack's own list is taken."""
 DPKG_STATUS = Path("/var/lib/dpkg/status")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?(=[A-Za-z0-9.+:~-]+)?")
+NAME = r"[a-z0-9][a-z0-9+.-]+"
+PACKAGE = re.compile(NAME + r"(:[a-z0-9-]+)?(=[A-Za-z0-9.+:~-]+)?")
+LEFT_OUT = re.compile(f"!({NAME})")
 USELESS = ("doc", "man", "info", "lintian", "bug", "doc-base", "locale")
 """Folders of /usr/share that no program needs."""
 PROGRAMS = ("usr/bin", "usr/sbin", "bin", "sbin")
+
+
+@dataclass(frozen=True)
+class Aptfile:
+    """What an app wants: packages, and among what these need, the packages that it wants left out."""
+
+    packages: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def compile(arguments: list[str]) -> int:
@@ -39,13 +52,16 @@ def release(_: list[str]) -> int:
 
 
 def _compile(work: Work) -> None:
-    packages = parse_aptfile((work.build / "Aptfile").read_text(errors="replace"))
-    env = {"APT_CONFIG": str(_configure(work)), "DEBIAN_FRONTEND": "noninteractive"}
+    wanted = parse_aptfile((work.build / "Aptfile").read_text(errors="replace"))
+    packages = list(wanted.packages)
+    env = {"APT_CONFIG": str(_configure(work, wanted.left_out)), "DEBIAN_FRONTEND": "noninteractive"}
     output.step("Reading Debian's package lists")
     updated = kit.run(["apt-get", "update", "--quiet=2", "--error-on=any"], cwd=work.build, env=env)
     if updated.code != 0:
         raise refusal(updated)
     output.step(f"Fetching Debian packages: {', '.join(packages)}")
+    if wanted.left_out:
+        output.detail(f"Left out: {', '.join(wanted.left_out)}")
     fetched = _fetch(packages, work, env)
     if not fetched:
         output.detail("The stack has them all already.")
@@ -54,12 +70,16 @@ def _compile(work: Work) -> None:
     kit.export(variables(work.build / APT))
 
 
-def parse_aptfile(text: str) -> list[str]:
-    """Return the packages that an Aptfile names: one a line, `name` or `name=version`."""
-    packages = []
+def parse_aptfile(text: str) -> Aptfile:
+    """Return what an Aptfile says, one package a line: `name` or `name=version`; `!name` is left out."""
+    packages, left_out = [], []
     for number, raw in enumerate(text.splitlines(), start=1):
         line = raw.split("#")[0].strip()
         if not line:
+            continue
+        unwanted = LEFT_OUT.fullmatch(line)
+        if unwanted:
+            left_out.append(unwanted[1])
             continue
         if not PACKAGE.fullmatch(line):
             raise AppRefused(
@@ -71,16 +91,28 @@ def parse_aptfile(text: str) -> list[str]:
         packages.append(line)
     if not packages:
         raise AppRefused("apt-empty", "The Aptfile names no packages.", fixes=("Name some, or remove the Aptfile.",))
-    return packages
+    both = sorted({re.split("[:=]", package)[0] for package in packages} & set(left_out))
+    if both:
+        raise AppRefused(
+            "apt-left-out-and-named",
+            f"The Aptfile names a package and leaves it out: {', '.join(both)}",
+            fixes=("Remove one of the two lines.",),
+        )
+    return Aptfile(tuple(packages), tuple(left_out))
 
 
-def _configure(work: Work) -> Path:
+def _configure(work: Work, left_out: Sequence[str]) -> Path:
     """Write apt's configuration for this build and return its path."""
     state, cache = work.cache / "apt" / "state", work.cache / "apt" / "cache"
     for folder in (state / "lists" / "partial", cache / "archives" / "partial"):
         folder.mkdir(parents=True, exist_ok=True)
     scratch = Path(os.environ["TMPDIR"])
-    lines = apt_configuration(state, cache, scratch / "apt-sources")
+    status = RUN_STACK_STATUS if RUN_STACK_STATUS.is_file() else DPKG_STATUS
+    if left_out:
+        present = status.read_text(errors="replace").rstrip("\n") + "\n\n"
+        status = scratch / "apt-status"
+        status.write_text(present + "\n".join(map(_as_if_installed, left_out)))
+    lines = apt_configuration(state, cache, status)
     source = os.environ.get("APT_SOURCE")
     if source:
         (scratch / "apt-sources").write_text(f"deb [signed-by={KEYRING}] {source} {_codename()} main\n")
@@ -90,9 +122,20 @@ def _configure(work: Work) -> Path:
     return path
 
 
-def apt_configuration(state: Path, cache: Path, sources: Path) -> list[str]:
-    """Return apt's configuration: folders of our own, no recommended packages, no translations."""
-    status = RUN_STACK_STATUS if RUN_STACK_STATUS.is_file() else DPKG_STATUS
+def _as_if_installed(package: str) -> str:
+    """Return an entry of dpkg's status that makes apt believe that a package is there, in a version that satisfies all."""
+    return (
+        f"Package: {package}\nStatus: install ok installed\nArchitecture: {_architecture()}\nMulti-Arch: allowed\n"
+        "Version: 9999:0\nMaintainer: nobody\nDescription: left out\n"
+    )
+
+
+def _architecture() -> str:
+    return subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def apt_configuration(state: Path, cache: Path, status: Path) -> list[str]:
+    """Return apt's configuration: folders of our own, `status` of dpkg, no recommended packages, no translations."""
     roots = os.environ.get("SSL_CERT_FILE")
     return [
         f'Dir::State "{state}/";',
