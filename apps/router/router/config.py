@@ -127,7 +127,7 @@ def _defaults(settings: Settings, paths: Paths, version: tuple[int, int]) -> lis
         f"timeout tunnel {times.idle}s",
         "balance roundrobin",
         # A failed connect is tried on another dyno at once. A request that was sent is repeated only when its method
-        # is safe (see the frontend) and the dyno closed without one byte of answer.
+        # is safe (see the slots) and the dyno closed without one byte of answer.
         "retries 4",
         "option redispatch 1",
         "retry-on conn-failure empty-response",
@@ -143,28 +143,27 @@ def _frontend(scheme: str, port: int, secure: str, settings: Settings, paths: Pa
     """One frontend a scheme, so that what depends on it is a constant and no condition is evaluated per request."""
     binds = [f"bind {_listen(address, port)}{secure}" for address in settings.bind]
     rules = [
-        "http-request disable-l7-retry unless { method GET HEAD OPTIONS }",
         f"http-request set-header X-Forwarded-Proto {scheme}",
         f"http-request set-header X-Forwarded-Port {port}",
         "http-request set-header X-Request-Start %[date(0,ms)]",
         "http-request set-header X-Request-Id %[uuid()] unless { req.hdr(x-request-id) -m reg ^[A-Za-z0-9-]{20,200}$ }",
+        "http-request set-var(txn.id) req.hdr(x-request-id)",  # a capture would be what the client sent
+        "http-request set-var(txn.host) req.hdr(host),host_only,lower",
         'http-request add-header Via "1.1 blackstart"',
         'http-response add-header Via "1.1 blackstart"',
     ]
     # Only failures are logged (dontlog-normal); the path without its query, which may carry secrets.
     log = (
-        'log-format "at=error method=%HM host=%[capture.req.hdr(0)] path=%{+Q}[capture.req.uri,word(1,?)]'
-        " request_id=%[capture.req.hdr(1)] fwd=%ci backend=%b dyno=%s connect_ms=%Tc service_ms=%Tr"
+        'log-format "at=error method=%HM host=%[var(txn.host)] path=%{+Q}[capture.req.uri,word(1,?)]'
+        " request_id=%[var(txn.id)] fwd=%ci backend=%b dyno=%s connect_ms=%Tc service_ms=%Tr"
         ' status=%ST bytes=%B state=%tsc retries=%rc"'
     )
     return [
         f"frontend {scheme}",
         *binds,
-        "capture request header Host len 253",
-        "capture request header X-Request-Id len 200",
         log,
         *rules,
-        f"use_backend %[req.hdr(host),host_only,lower,map({paths.hosts},{NO_APP})]",
+        f"use_backend %[var(txn.host),map({paths.hosts},{NO_APP})]",
     ]
 
 
@@ -187,7 +186,7 @@ def _slot(name: str, servers: Mapping[str, Target], settings: Settings, version:
     return [
         f"backend {name}",
         # To be able to repeat a request it must be copied, a fifth of the router's work: only where another dyno is.
-        "http-request disable-l7-retry if { nbsrv lt 2 }",
+        "http-request disable-l7-retry if { nbsrv lt 2 } || !{ method GET HEAD OPTIONS }",
         *([f"http-response set-timeout server {settings.timeouts.idle}s"] if _can_change_timeout(version) else []),
         *(
             f"server {server} {endpoint(target.address, target.port)} {server_options(target, str(settings.ca))}"

@@ -95,6 +95,13 @@ def test_a_closed_connection_is_h13_and_a_post_is_sent_once(shop: Router) -> Non
     shop.says("retries=0")
 
 
+def test_a_failure_is_logged_with_the_id_that_the_app_saw(shop: Router) -> None:
+    request(shop.port, "/close", method="POST", body=b"x")
+    shop.says('at=error method=POST host=shop.example path="/close" request_id=')
+    (*_, line) = (line for line in shop.log().splitlines() if 'path="/close"' in line)
+    assert re.search(r" request_id=[0-9a-f]{8}-[0-9a-f-]{27} ", line), line
+
+
 def test_the_apps_own_errors_pass_untouched(shop: Router) -> None:
     assert (request(shop.port, "/boom").status, request(shop.port, "/boom").text) == (500, "one GET")
 
