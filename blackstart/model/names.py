@@ -19,7 +19,9 @@ class NameRefused(ValueError):
 
 def platform_name(value: str) -> str:
     """Return `value` when it names a platform."""
-    return _matching(value, PLATFORM, "platform name", "3 to 12 characters: a lower-case letter, then letters or digits")
+    return _matching(
+        value, PLATFORM, "platform name", "3 to 12 characters: a lower-case letter, then letters or digits"
+    )
 
 
 def app_name(value: str) -> str:

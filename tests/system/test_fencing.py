@@ -28,7 +28,6 @@ from blackstart.providers.options import local_platform
 from blackstart.remote import Remote, connected
 from blackstart.sources import checkout_root, folder_source
 from blackstart.state import State
-from tests.system.breaking import a_live_role_of_stage_0
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(2400)]  # the fixture waits for most of `up`
 
@@ -315,11 +314,6 @@ def test_what_runs_was_not_touched(it):
     assert it.before.lost(observe.engine_snapshot(it.platform.inventory.nodes)) == []
 
 
-def test_the_proof_holds_and_a_live_role_of_stage_0_breaks_exactly_it(it):
+def test_the_proof_holds(it):
+    """That a live role breaks it, and nothing else, is shown where all proofs are: test_platform_proofs.py."""
     assert it.fencing()["holds"], it.fencing()
-    with a_live_role_of_stage_0(it.platform):
-        proof = it.fencing()
-    assert not proof["holds"]
-    assert proof["detail"].startswith("database: takes stage 0's credential")
-    assert ";" not in proof["detail"]
-    assert it.fencing()["holds"]
