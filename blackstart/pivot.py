@@ -9,7 +9,7 @@ Order, and why a kill at any point is harmless:
 4. the epoch marker is put once, with a conditional put; then the target's row says `self-hosted`, in one statement.
    From here on the new control plane acts; before, nobody does.
 5. stage 0's services are stopped for good; its own database says `moved`.
-A failure before 4 gives stage 0 its control plane back.
+A failure before 4 gives stage 0 its control plane back. After a kill between 4 and 5 its API refuses all, so that is not asked.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 from shlex import quote
 from typing import Any
+from urllib.parse import urlsplit
 
 from pyinfra import host
 from pyinfra.api import deploy
@@ -17,6 +18,7 @@ from pyinfra.facts.files import Directory, File
 from pyinfra.operations import apt, files, server, systemd
 
 from blackstart.errors import HostError
+from blackstart.model.dyno import BUNDLE
 from blackstart.observe import STAGE0_IS_BANNED
 from blackstart.ownership import IDENTITY, check_carried, identity
 from blackstart.platform import BUS_PORT, STAGE0_API_PORT, STAGE0_OBJECTS_PORT, TRUST
@@ -42,6 +44,8 @@ SYSCTL = "/etc/sysctl.d/60-blackstart.conf"
 DAEMON = "/etc/docker/daemon.json"
 FIREWALL_UNIT = "/etc/systemd/system/blackstart-firewall.service"
 RULES = ("firewall.nft", "docker-user.rules")
+APT_SOURCES = "/etc/apt/sources.list.d/blackstart.sources"
+APT_ROOTS = "/etc/apt/apt.conf.d/60blackstart"
 ROOTS = tuple(f"/usr/local/share/ca-certificates/{name}.crt" for name in ("blackstart", "blackstart-extra"))
 FOLDERS = (
     ("/etc/blackstart", "root", "0755"),
@@ -115,15 +119,7 @@ def base() -> None:
     for path, owner, mode in host.loop(FOLDERS):
         files.directory(name=f"Make {path}", path=path, user=owner, group=owner, mode=mode)
     _put("whose machine this is", json.dumps(_identity(), sort_keys=True) + "\n", IDENTITY)
-    if me().settings.apt_mirror is not None:
-        files.put(
-            name="Point apt at the inventory's mirror",
-            src=StringIO(_apt_sources(str(me().settings.apt_mirror))),
-            dest="/etc/apt/sources.list.d/blackstart.sources",
-            user="root",
-            group="root",
-            mode="0644",
-        )
+    _apt_mirror()
     finish_installation()
     apt.packages(
         name="Install the engine and the firewall",
@@ -133,6 +129,24 @@ def base() -> None:
         no_recommends=True,
         _env={"DEBIAN_FRONTEND": "noninteractive"},
     )
+
+
+def _apt_mirror() -> None:
+    """Point apt at the inventory's mirror. Its extra roots are needed before there is any package that collects roots."""
+    mirror, extra = me().settings.apt_mirror, me().settings.extra_ca_bundle
+    if mirror is None:
+        return
+    _put("where apt's mirror is", _apt_sources(str(mirror)), APT_SOURCES)
+    url = urlsplit(str(mirror))
+    if url.scheme != "https" or extra is None:
+        return
+    _put("the extra roots", Path(extra).read_text(), ROOTS[1])
+    if host.get_fact(File, path=BUNDLE) is None:
+        server.shell(
+            name="Collect the roots that are there for apt",
+            commands=[f"cat /etc/ssl/certs/ca-certificates.crt {ROOTS[1]} > {BUNDLE} 2> /dev/null || test -s {BUNDLE}"],
+        )
+    _put("which roots apt trusts", f'Acquire::https::{url.hostname}::CaInfo "{BUNDLE}";\n', APT_ROOTS)
 
 
 @deploy("Interrupted installation")
@@ -163,7 +177,7 @@ def trust() -> None:
         name="Collect the trusted roots",
         commands=[
             "update-ca-certificates 2>/dev/null",
-            f"install -o root -g root -m 0644 /etc/ssl/certs/ca-certificates.crt {TRUST}/ca-bundle.pem",
+            f"install -o root -g root -m 0644 /etc/ssl/certs/ca-certificates.crt {BUNDLE}",
             roots.command,
         ],
         _if=[roots.due(changes)],

@@ -306,6 +306,8 @@ def stage0_wiped() -> Commands:
     yield StringCommand("find /etc/blackstart/stage0 -type f -exec shred -u {} + 2>/dev/null || true")
     yield StringCommand(
         "rm -rf /etc/blackstart /opt/blackstart /var/lib/blackstart /var/lib/postgresql/17/main /var/lib/redis"
-        " /etc/systemd/system/blackstart-*.service"
+        " /etc/systemd/system/blackstart-*.service /etc/apt/sources.list.d/blackstart.sources /etc/apt/apt.conf.d/60blackstart"
+        " /usr/local/share/ca-certificates/blackstart*.crt"
     )
+    yield StringCommand("update-ca-certificates --fresh > /dev/null 2>&1 || true")
     yield StringCommand("systemctl daemon-reload")

@@ -37,10 +37,8 @@ def wait_for(condition: Callable[[], object], what: str, *, within_s: float = 60
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nobody listens on, and that the kernel gives nobody's connection."""
+    return free_ports(1)
 
 
 def free_ports(count: int) -> int:
@@ -205,11 +203,14 @@ class Component:
         for pid in tree:  # nobody may start another while the others die
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGSTOP)
-        for pid in {*tree, *descendants(self.process.pid)}:
+        tree = [*tree, *descendants(self.process.pid)]
+        for pid in tree:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait(30)
         self.process = None
+        # Until the kernel has ended the last of them, its port takes connections that the next life was meant for.
+        wait_for(lambda: not any(map(is_alive, tree)), f"the processes of {self.program} to end")
 
     def command_lines(self) -> str:
         """Return the command lines of everything it started."""
@@ -219,6 +220,15 @@ class Component:
             with contextlib.suppress(OSError):
                 found.append(Path(f"/proc/{pid}/cmdline").read_text(errors="replace"))
         return "\n".join(found)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process still holds what it had open."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
 def descendants(pid: int) -> list[int]:
