@@ -136,17 +136,26 @@ def _apt_mirror() -> None:
     mirror, extra = me().settings.apt_mirror, me().settings.extra_ca_bundle
     if mirror is None:
         return
-    _put("where apt's mirror is", _apt_sources(str(mirror)), APT_SOURCES)
+    changes = [_put("where apt's mirror is", _apt_sources(str(mirror)), APT_SOURCES)]
     url = urlsplit(str(mirror))
-    if url.scheme != "https" or extra is None:
-        return
-    _put("the extra roots", Path(extra).read_text(), ROOTS[1])
-    if host.get_fact(File, path=BUNDLE) is None:
-        server.shell(
-            name="Collect the roots that are there for apt",
-            commands=[f"cat /etc/ssl/certs/ca-certificates.crt {ROOTS[1]} > {BUNDLE} 2> /dev/null || test -s {BUNDLE}"],
+    if url.scheme == "https" and extra is not None:
+        _put("the extra roots", Path(extra).read_text(), ROOTS[1])
+        if host.get_fact(File, path=BUNDLE) is None:
+            server.shell(
+                name="Collect the roots that are there for apt",
+                commands=[
+                    f"cat /etc/ssl/certs/ca-certificates.crt {ROOTS[1]} > {BUNDLE} 2> /dev/null || test -s {BUNDLE}"
+                ],
+            )
+        changes.append(
+            _put("which roots apt trusts", f'Acquire::https::{url.hostname}::CaInfo "{BUNDLE}";\n', APT_ROOTS)
         )
-    _put("which roots apt trusts", f'Acquire::https::{url.hostname}::CaInfo "{BUNDLE}";\n', APT_ROOTS)
+    read = applied("apt", (APT_SOURCES,))
+    server.shell(
+        name="Read the mirror's package lists",
+        commands=["apt-get update --quiet=2", read.command],
+        _if=[read.due(changes)],
+    )
 
 
 @deploy("Interrupted installation")
