@@ -57,6 +57,8 @@ def test_a_live_role_of_stage_0_breaks_exactly_the_fencing(it):
         proofs = _verify(it, *QUICK)
     assert [name for name, proof in proofs.items() if not proof["holds"]] == ["fencing"]
     assert proofs["fencing"]["detail"].startswith("database: takes stage 0's credential")
+    assert ";" not in proofs["fencing"]["detail"]
+    assert _verify(it, "fencing")["fencing"]["holds"]
 
 
 def test_the_certificate_was_issued_before_stage_0_went(it):

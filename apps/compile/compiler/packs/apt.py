@@ -107,12 +107,7 @@ def _configure(work: Work, left_out: Sequence[str]) -> Path:
     for folder in (state / "lists" / "partial", cache / "archives" / "partial"):
         folder.mkdir(parents=True, exist_ok=True)
     scratch = Path(os.environ["TMPDIR"])
-    status = RUN_STACK_STATUS if RUN_STACK_STATUS.is_file() else DPKG_STATUS
-    if left_out:
-        present = status.read_text(errors="replace").rstrip("\n") + "\n\n"
-        status = scratch / "apt-status"
-        status.write_text(present + "\n".join(map(_as_if_installed, left_out)))
-    lines = apt_configuration(state, cache, status)
+    lines = apt_configuration(state, cache, _status(scratch, left_out))
     source = os.environ.get("APT_SOURCE")
     if source:
         (scratch / "apt-sources").write_text(f"deb [signed-by={KEYRING}] {source} {_codename()} main\n")
@@ -122,16 +117,20 @@ def _configure(work: Work, left_out: Sequence[str]) -> Path:
     return path
 
 
-def _as_if_installed(package: str) -> str:
-    """Return an entry of dpkg's status that makes apt believe that a package is there, in a version that satisfies all."""
-    return (
-        f"Package: {package}\nStatus: install ok installed\nArchitecture: {_architecture()}\nMulti-Arch: allowed\n"
+def _status(scratch: Path, left_out: Sequence[str]) -> Path:
+    """Return dpkg's status of what dynos have; what is left out is in it too, in a version that satisfies all."""
+    status = RUN_STACK_STATUS if RUN_STACK_STATUS.is_file() else DPKG_STATUS
+    if not left_out:
+        return status
+    asked = subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True, check=True)
+    entries = [
+        f"Package: {package}\nStatus: install ok installed\nArchitecture: {asked.stdout.strip()}\nMulti-Arch: allowed\n"
         "Version: 9999:0\nMaintainer: nobody\nDescription: left out\n"
-    )
-
-
-def _architecture() -> str:
-    return subprocess.run(["dpkg", "--print-architecture"], capture_output=True, text=True, check=True).stdout.strip()
+        for package in left_out
+    ]
+    longer = scratch / "apt-status"
+    longer.write_text("\n".join([status.read_text(errors="replace").rstrip("\n") + "\n", *entries]))
+    return longer
 
 
 def apt_configuration(state: Path, cache: Path, status: Path) -> list[str]:
